@@ -1,0 +1,155 @@
+"""Training curves of a loop's stages, each with what a healthy one looks like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from tutelage import charts
+from tutelage.findings import name
+from tutelage.loopfolder import Loop
+
+Context = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One training curve: its metric, its title, what a healthy one looks like, and how its numbers are written."""
+
+    key: str
+    title: str
+    healthy: str
+    form: str = "{:g}"
+    reference: float | None = None
+    reference_label: str = ""
+
+
+PPO_CURVES = (
+    Curve(
+        "score/mean",
+        "Score",
+        "What the reward model thinks of the responses. It should rise, then level off.",
+        "{:+g}",
+    ),
+    Curve("kl", "KL", "Distance to the SFT model, nats per response. It should rise slowly, without a jump."),
+    Curve(
+        "entropy",
+        "Entropy",
+        "How undecided the model is at each word. It falls; near 0 it says one thing only.",
+    ),
+    Curve(
+        "length", "Length", "Tokens per response. A steady drift may be a trick the reward model falls for."
+    ),
+    Curve(
+        "ended",
+        "Ends by itself",
+        "Share of responses that stop before they are cut. It should reach nearly all.",
+        "{:.0%}",
+    ),
+    Curve(
+        "value/explained_variance",
+        "Value: explained variance",
+        "How well the value network foresees the return: 1 is perfectly, 0 no better than a constant.",
+        reference=0.0,
+        reference_label="a constant guess",
+    ),
+    Curve(
+        "clip_fraction",
+        "Clip fraction",
+        "Share of words whose change was held back. Some percent is healthy.",
+        "{:.1%}",
+    ),
+    Curve(
+        "loss/pretraining",
+        "Loss on ordinary text",
+        "Nats per token of the pretraining mix. It should not climb.",
+    ),
+)
+REWARD_CURVES = (
+    Curve(
+        "loss/train",
+        "Reward model: loss",
+        "Should fall below guessing.",
+        "{:g}",
+        math.log(2),
+        "guessing (0.69)",
+    ),
+    Curve(
+        "accuracy/train",
+        "Reward model: accuracy in training",
+        "Pairs told apart rightly.",
+        "{:.0%}",
+        0.5,
+        "guessing",
+    ),
+)
+
+
+def curves(loop: Loop) -> list[Context]:
+    """Training curves, a group per stage that ran."""
+    groups: list[Context] = []
+    if "sft" in loop.runs and (rows := loop.runs["sft"].rows("metrics.jsonl")):
+        train, held = (_points(rows, "step", key) for key in ("loss/train", "loss/heldout"))
+        series = [
+            charts.Series("training", train, "sft"),
+            charts.Series("held-out, after each pass", held, "prompted", True),
+        ]
+        chart = charts.lines("SFT: loss per token, nats", series, x_label="step")
+        healthy = "Both should fall; when the held-out loss turns up, the model starts to learn the demonstrations by heart."
+        groups.append(
+            {
+                "title": "Imitation (SFT)",
+                "charts": [_curve("SFT: loss", healthy, chart, held or train, "{:.3g}")],
+            }
+        )
+    if "reward" in loop.runs and (rows := loop.runs["reward"].rows("metrics.jsonl")):
+        drawn = [_drawn(c, [("", "reward", _points(rows, "step", c.key))], "step") for c in REWARD_CURVES]
+        groups.append({"title": "Reward model", "charts": [d for d in drawn if d]})
+    logs = {m: loop.runs[m].rows("metrics.jsonl") for m in ("ppo_ptx", "ppo") if m in loop.runs}
+    if logs:
+        drawn = []
+        for curve in PPO_CURVES:
+            lines = [(name(m), m, _points(rows, "iteration", curve.key)) for m, rows in logs.items()]
+            drawn.append(_drawn(curve, [line for line in lines if line[2]], "iteration"))
+        groups.append({"title": " and ".join(map(name, logs)), "charts": [d for d in drawn if d]})
+    return groups
+
+
+def _drawn(
+    curve: Curve, lines: Sequence[tuple[str, str, list[charts.Point]]], x_label: str
+) -> Context | None:
+    if not any(points for _, _, points in lines):
+        return None
+    chart = charts.lines(
+        curve.title,
+        [charts.Series(label, points, style) for label, style, points in lines],
+        x_label=x_label,
+        form=curve.form.format,
+        reference=curve.reference,
+        reference_label=curve.reference_label,
+    )
+    return _curve(
+        curve.title, curve.healthy, chart, lines[0][2], curve.form if "%" in curve.form else "{:.3g}"
+    )
+
+
+def _curve(title: str, healthy: str, chart: str, points: Sequence[charts.Point], form: str) -> Context:
+    ends = f"{form.format(points[0][1])} → {form.format(points[-1][1])}"
+    return {"title": title, "healthy": healthy, "chart": Markup(chart), "ends": ends}
+
+
+def _points(rows: Sequence[Context], x: str, y: str) -> list[charts.Point]:
+    """(x, y) of the rows that have both as finite numbers."""
+    found = []
+    for row in rows:
+        if (
+            isinstance(row.get(x), int | float)
+            and isinstance(row.get(y), int | float)
+            and math.isfinite(row[y])
+        ):
+            found.append((float(row[x]), float(row[y])))
+    return found

@@ -1,0 +1,2 @@
+"""Data in: collection rules (`prompts`, `pii`) and importers (`sources`), both without torch; then
+tensors."""

@@ -1,0 +1,225 @@
+"""The decode engine: batched sampling on a static cache. Ids in, ids and logprobs out; it never sees text.
+
+What makes it fast on a CPU: keys and values live in one preallocated block (no concatenation per token), the
+weights are laid out for the matrix kernels once per phase, finished rows leave the batch, and a token is drawn with
+one uniform number per row by a two-level search instead of exponential noise over the vocabulary. Sampling is pure
+(no top-k, top-p, penalties or minimum length), so the logprobs are those of the distribution sampled from.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tutelage.model import Lm, Top, by_layer_type, positions
+
+BLOCK = 256  # vocabulary entries per block of the two-level search
+COMPACT = 0.85  # drop finished rows when fewer than this share of the batch is alive
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Responses to B prompts. ids (B, R) filled with pad after the end; mask (B, R) True = counts (the end token
+    included); logprobs (B, R) fp32, 0 where the mask is False; ended (B,) True = closed by its own end token."""
+
+    ids: Tensor
+    mask: Tensor
+    logprobs: Tensor
+    ended: Tensor
+
+
+class StaticCache:
+    """Keys and values of all layers, (B, H, S, D) each, allocated once; `length` positions are filled.
+
+    On a CPU they are kept in fp32: a token's products with a bf16 cache would convert it anew each time.
+    """
+
+    def __init__(self, layers: int, size: int, dtype: torch.dtype | None = None) -> None:
+        self.size = size
+        self.dtype = dtype
+        self.length = 0
+        self.keys: list[Tensor | None] = [None] * layers
+        self.values: list[Tensor | None] = [None] * layers
+
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Store (B, H, n, D) behind what is filled; return views of everything up to there."""
+        end = self.length + key.shape[2]
+        stored_k, stored_v = self.keys[layer_idx], self.values[layer_idx]
+        if stored_k is None or stored_v is None:
+            shape = (*key.shape[:2], self.size)
+            stored_k = self.keys[layer_idx] = key.new_empty(*shape, key.shape[3], dtype=self.dtype)
+            stored_v = self.values[layer_idx] = value.new_empty(*shape, value.shape[3], dtype=self.dtype)
+        stored_k[:, :, self.length : end] = key
+        stored_v[:, :, self.length : end] = value
+        if self.length == 0:
+            return key, value
+        return stored_k[:, :, :end], stored_v[:, :, :end]
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Filled positions; part of the interface transformers expects."""
+        return self.length
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but `rows` (indices)."""
+        self.keys = [None if k is None else k[rows] for k in self.keys]
+        self.values = [None if v is None else v[rows] for v in self.values]
+
+
+class PackedLinear(nn.Module):
+    """A bf16 linear layer whose weight is laid out for oneDNN once, instead of at every call."""
+
+    def __init__(self, linear: nn.Linear, rows: int) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
+        self.bias = None if linear.bias is None else linear.bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")  # type: ignore[no-any-return]
+
+
+def pack(module: nn.Module, rows: int, kept: dict[int, nn.Module] | None = None) -> nn.Module:
+    """A view of `module` whose CPU bf16 linears are packed for about `rows` rows; `kept` holds those already done."""
+    if kept is not None and id(module) in kept:
+        return kept[id(module)]
+    if isinstance(module, nn.Linear):
+        fits = module.weight.dtype == torch.bfloat16 and module.weight.device.type == "cpu"
+        return PackedLinear(module, rows) if fits and torch.backends.mkldnn.is_available() else module
+    view = copy.copy(module)
+    view._modules = {n: None if m is None else pack(m, rows, kept) for n, m in module._modules.items()}
+    return view
+
+
+def draw(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Sample one token per row: logits (B, V), uniform (B,) in [0, 1) -> (token (B,), logprob (B,) fp32).
+
+    Inverse-CDF sampling in two levels, blocks of the vocabulary and then entries of one block, so that the
+    cumulative sum never runs over all V. Temperature 0 takes the largest logit; its logprob is at temperature 1.
+    """
+    peak = logits.amax(1, keepdim=True)
+    if temperature == 0:
+        return logits.argmax(1), (peak.float().squeeze(1) - logits.float().logsumexp(1))
+    weights = logits.float().sub_(peak)
+    if temperature != 1:
+        weights.div_(temperature)
+    weights = weights.exp_()
+    if spare := -weights.shape[1] % BLOCK:
+        weights = F.pad(weights, (0, spare))
+    blocks = weights.view(len(weights), -1, BLOCK)
+    sums = blocks.sum(2)
+    edges = sums.cumsum(1)
+    total = edges[:, -1]
+    target = uniform.to(total) * total
+    block = torch.searchsorted(edges, target[:, None], right=True).clamp_max(sums.shape[1] - 1)
+    rest = target[:, None] - F.pad(edges, (1, 0)).gather(1, block)
+    inner = blocks[torch.arange(len(blocks), device=logits.device), block.squeeze(1)]
+    entry = torch.searchsorted(inner.cumsum(1), rest, right=True)
+    # Rounding can push the search past the last entry that has weight: fall back to the block's heaviest.
+    safe = inner.gather(1, entry.clamp_max(BLOCK - 1)) > 0
+    entry = torch.where((entry < BLOCK) & safe, entry, inner.argmax(1, keepdim=True))
+    token = (block * BLOCK + entry).squeeze(1)
+    return token, (weights.gather(1, token[:, None]).squeeze(1) / total).log()
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Ragged prompts -> ids (B, P) padded on the left and mask (B, P), True = real token."""
+    width = max(len(r) for r in rows)
+    ids = torch.tensor([[pad] * (width - len(r)) + list(r) for r in rows], device=device)
+    mask = torch.tensor([[False] * (width - len(r)) + [True] * len(r) for r in rows], device=device)
+    return ids, mask
+
+
+class Decoder:
+    """One network made ready to sample: build it once per phase, call `sample` many times.
+
+    The trunk's packed weights are kept on the `Lm` between phases, since they never change.
+    """
+
+    def __init__(self, lm: Lm, top: Top, rows: int = 64) -> None:
+        self.lm = lm
+        self.rows = rows
+        kept = _packed_trunk(lm, rows)
+        with torch.no_grad():
+            self.base = pack(lm.whole(top), rows, kept)
+            head = nn.Linear(*top.head.shape[::-1], bias=False, device="meta")
+            head.weight = nn.Parameter(top.head.detach(), requires_grad=False)
+            self.head = kept.setdefault(id(top.head), pack(head, rows)) if lm.cut else pack(head, rows)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        temperature: float,
+        uniforms: Tensor,
+        on_token: Callable[[int], None] | None = None,
+    ) -> Sampled:
+        """Answer B prompts (token ids) with at most `max_tokens` tokens each.
+
+        uniforms (R >= max_tokens, B) in [0, 1): the randomness, drawn beforehand, so that a row's draws do not depend
+        on when other rows finish. `on_token` gets each token of a single prompt as it is drawn (streaming).
+        """
+        lm = self.lm
+        ids, mask = pad_left(prompts, lm.pad, lm.device)
+        batch, width = ids.shape
+        out = torch.full((batch, max_tokens), lm.pad, device=lm.device)
+        counted = torch.zeros(batch, max_tokens, dtype=torch.bool, device=lm.device)
+        logprobs = torch.zeros(batch, max_tokens, device=lm.device)
+        ended = torch.zeros(batch, dtype=torch.bool, device=lm.device)
+        rows = torch.arange(batch, device=lm.device)  # which prompt each row of the running batch belongs to
+        alive = torch.ones(batch, dtype=torch.bool, device=lm.device)
+        kept = torch.float32 if lm.device.type == "cpu" else None
+        cache = StaticCache(lm.model.config.num_hidden_layers, width + max_tokens, kept)
+        seen = torch.cat([mask, mask.new_ones(batch, max_tokens)], 1)
+        logits = self._step(ids, positions(mask), seen[:, :width], cache)
+        place = mask.sum(1)
+        for step in range(max_tokens):
+            token, logprob = draw(logits, uniforms[step, rows], temperature)
+            live = rows[alive]
+            out[live, step], logprobs[live, step], counted[live, step] = token[alive], logprob[alive], True
+            finished = token == lm.eos
+            ended[live] = finished[alive]
+            alive = alive & ~finished
+            if on_token is not None and batch == 1:
+                on_token(int(token[0]))
+            if step + 1 == max_tokens or not alive.any():
+                break
+            if alive.float().mean() < COMPACT:
+                keep = alive.nonzero().squeeze(1)
+                cache.keep(keep)
+                rows, token, place, seen, alive = rows[keep], token[keep], place[keep], seen[keep], alive[keep]
+            logits = self._step(token[:, None], place[:, None], seen[:, : cache.length + 1], cache)
+            place = place + 1
+        return Sampled(out, counted, logprobs, ended)
+
+    def _step(self, ids: Tensor, position_ids: Tensor, seen: Tensor, cache: StaticCache) -> Tensor:
+        """Run ids (B, n) behind the cache; logits (B, V) of the last position."""
+        start, count = cache.length, ids.shape[1]
+        query = torch.arange(start, start + count, device=ids.device)
+        distance = query[:, None] - torch.arange(start + count, device=ids.device)[None, :]
+        full = (distance >= 0) & seen[:, None, None, :] | (distance == 0)
+        hidden = self.base(
+            input_ids=ids,
+            attention_mask=by_layer_type(full, distance, self.lm.model.config),
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        cache.length += count
+        logits: Tensor = self.head(hidden[:, -1])
+        return logits
+
+
+def _packed_trunk(lm: Lm, rows: int) -> dict[int, nn.Module]:
+    store: dict[int, dict[int, nn.Module]] = lm.model.__dict__.setdefault("_tutelage_packed", {})
+    if rows not in store:
+        with torch.no_grad():
+            linears = [m for m in (lm.trunk.modules() if lm.trunk is not None else ()) if isinstance(m, nn.Linear)]
+            store[rows] = {id(m): pack(m, rows) for m in linears}
+    return store[rows]

@@ -1,0 +1,471 @@
+"""Hugging Face causal language models, cut into a frozen trunk and a trainable top.
+
+The policy, the reference, the reward model and the value network share everything below the cut: the trunk runs
+once per batch and only the tops differ and train (trlX's "hydra", here for all four networks). With
+`trainable_layers = "all"` nothing is shared and each network is whole, embeddings and output head included, as in
+the paper. Below a cut the embeddings and the output head are frozen too, since a tied head that moves would move
+the reference with it.
+
+This is the only file that touches the internals of transformers. Any decoder-only model whose base runs
+`embed -> layers -> norm` works; `load` proves it by comparing our logits with the model's own, and refuses
+otherwise. Shape letters: B batch, T tokens, d hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.utils import logging as quiet
+
+from tutelage.fetch import resolve
+from tutelage.records import UserError, write_json
+from tutelage.run import Run
+
+TrainableLayers = int | Literal["all"]
+
+
+def grouped_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention without repeating the key and value heads.
+
+    query (B, H, T, D); key, value (B, H/G, S, D); attention_mask (B, 1, T, S) bool, True = look. The G queries that
+    share a key head are laid out as further query positions, so nothing is copied G times. Returns (B, T, H, D).
+    """
+    batch, heads, length, width = query.shape
+    group = heads // key.shape[1]
+    if attention_mask is None and length > 1:  # transformers leaves the mask out where it is plainly causal
+        ones = torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device)
+        attention_mask = ones.tril(key.shape[2] - length)[None, None]
+    if group > 1:
+        query = query.reshape(batch, heads // group, group * length, width)
+        if attention_mask is not None and length > 1:
+            attention_mask = attention_mask.repeat(1, 1, group, 1)
+    if key.dtype != query.dtype:  # one token behind an fp32 cache (CPU decoding): plain products beat the fused kernel
+        found = torch.matmul(query.float() * (scaling or width**-0.5), key.transpose(2, 3))
+        if attention_mask is not None:
+            found = found.masked_fill(~attention_mask, float("-inf"))
+        out = torch.matmul(found.softmax(-1), value).to(query.dtype)
+    else:
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling)
+    return out.reshape(batch, heads, length, width).transpose(1, 2), None
+
+
+AttentionInterface.register("tutelage", grouped_attention)
+AttentionMaskInterface.register("tutelage", sdpa_mask)
+
+
+class NoPositions(nn.Module):
+    """Stands in for GPT-2's learned positions above the cut, where they are already part of the hidden state."""
+
+    def forward(self, position_ids: Tensor) -> int:
+        return _Zero()
+
+
+class _Zero(int):
+    """Zero that survives `.to(device)`, so that `hidden + positions` costs nothing."""
+
+    def to(self, *_: Any) -> int:
+        return self
+
+
+def positions(segments: Tensor) -> Tensor:
+    """Position ids (B, T) that start at 0 at the first token of each segment, wherever it lies in the row.
+
+    segments (B, T): 0 = padding, else the number of the sequence a token belongs to; a bool mask is one segment.
+    """
+    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    fresh = torch.ones_like(segments, dtype=torch.bool)
+    fresh[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return index - torch.where(fresh, index, 0).cummax(1).values
+
+
+def attention_mask(segments: Tensor, config: Any) -> Any:
+    """(B, T) segments -> (B, 1, T, T) mask, True = look: causal and inside one segment; a dict where layers differ.
+
+    The diagonal is always on: a padding token sees itself, so no softmax row is empty (that would be NaN).
+    """
+    index = torch.arange(segments.shape[1], device=segments.device)
+    distance = index[:, None] - index[None, :]
+    same = (segments[:, :, None] == segments[:, None, :]) & (segments != 0)[:, None, :]
+    full = ((distance >= 0) & same | (distance == 0))[:, None]
+    return by_layer_type(full, distance, config)
+
+
+def by_layer_type(full: Tensor, distance: Tensor, config: Any) -> Any:
+    """`full` where all layers look everywhere; else one mask per layer type, sliding ones cut at the window."""
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if "sliding_attention" in kinds:
+        return {"full_attention": full, "sliding_attention": full & (distance < (window or 1 << 30))}
+    return full & (distance < window) if window and not kinds else full
+
+
+def _layer_list(base: nn.Module, count: int) -> str:
+    for name, child in base.named_children():
+        if isinstance(child, nn.ModuleList) and len(child) == count:
+            return name
+    raise UserError(f"{type(base).__name__} keeps its layers in a way Tutelage does not know; use another model")
+
+
+def _norm_name(base: nn.Module) -> str:
+    for name in ("norm", "ln_f", "final_layer_norm"):
+        if hasattr(base, name):
+            return name
+    raise UserError(f"{type(base).__name__} has no final norm that Tutelage knows; use another model")
+
+
+def shell(base: nn.Module, start: int, stop: int, **replaced: nn.Module) -> nn.Module:
+    """A view of the base model that runs layers [start, stop) only; modules are shared unless `replaced`."""
+    view = copy.copy(base)
+    view._modules = dict(base._modules)
+    view._parameters = dict(base._parameters)
+    config = copy.deepcopy(base.config)
+    name = _layer_list(base, config.num_hidden_layers)
+    if getattr(config, "layer_types", None):
+        config.layer_types = list(config.layer_types[start:stop])
+    config.num_hidden_layers = stop - start
+    view.config = config  # type: ignore[assignment]
+    view._modules[name] = nn.ModuleList(list(getattr(base, name))[start:stop])
+    if start > 0 and hasattr(base, "wpe"):
+        view._modules["wpe"] = NoPositions()
+    for child, module in replaced.items():
+        view._modules[child] = module
+    return view
+
+
+class Top(nn.Module):
+    """What lies above the cut: layers, final norm, and the output head (shared and frozen below a cut).
+
+    With a cut it reads hidden states (B, T, d); without one it owns the embeddings and reads ids (B, T).
+    """
+
+    def __init__(self, base: nn.Module, cut: int, head: Tensor) -> None:
+        super().__init__()
+        self.cut = cut
+        self.base = shell(base, cut, base.config.num_hidden_layers)
+        self.head = head if isinstance(head, nn.Parameter) else nn.Parameter(head, requires_grad=False)
+
+    def forward(self, x: Tensor, segments: Tensor) -> Tensor:
+        """Hidden states after the final norm, (B, T, d), of `x`: (B, T, d) hidden states or (B, T) ids."""
+        inputs = {"inputs_embeds": x} if x.is_floating_point() else {"input_ids": x}
+        hidden: Tensor = self.base(
+            **inputs, attention_mask=attention_mask(segments, self.base.config), position_ids=positions(segments), use_cache=False
+        ).last_hidden_state
+        return hidden
+
+    def trained_parts(self) -> list[nn.Module]:
+        """The modules that belong to this top alone."""
+        layers = getattr(self.base, _layer_list(self.base, self.base.config.num_hidden_layers))
+        return [layers, getattr(self.base, _norm_name(self.base)), *self._embeddings()]
+
+    def _embeddings(self) -> list[nn.Module]:
+        if self.cut:
+            return []
+        own = [getattr(self.base, n) for n in ("embed_tokens", "wte", "embed_in", "wpe") if hasattr(self.base, n)]
+        return [m for m in own if isinstance(m, nn.Embedding)]
+
+    def twin(self) -> Top:
+        """A copy with its own weights above the cut; what is frozen below stays shared."""
+        known = {id(p): p for p in self.parameters()}
+        own = {id(p) for part in self.trained_parts() for p in part.parameters()}
+        memo: dict[int, Any] = {i: p for i, p in known.items() if i not in own}
+        if self.cut == 0:
+            memo.pop(id(self.head), None)
+        return copy.deepcopy(self, memo)
+
+
+class ScalarHead(nn.Module):
+    """A top with one linear output per token: the reward model's score or the value network's estimate."""
+
+    def __init__(self, top: Top, seed: int = 0) -> None:
+        super().__init__()
+        self.top = top
+        width = top.head.shape[1]
+        generator = torch.Generator().manual_seed(seed)
+        weight = torch.randn(1, width, generator=generator) / (width + 1) ** 0.5  # Stiennon et al.: N(0, 1/(d+1))
+        self.score = nn.Parameter(weight.to(top.head.device))
+        self.register_buffer("bias", torch.zeros((), device=top.head.device))
+        self.register_buffer("scale", torch.ones((), device=top.head.device))
+
+    def forward(self, x: Tensor, segments: Tensor) -> Tensor:
+        """One number per token, (B, T) fp32."""
+        return self.read(self.top(x, segments))
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """The head alone: hidden (..., d) -> (...) fp32, shifted and scaled (paper: only the shift; see docs/paper.md)."""
+        raw = F.linear(hidden.float(), self.score.float()).squeeze(-1)
+        return (raw - self.bias) * self.scale
+
+    def twin(self) -> ScalarHead:
+        """A copy with its own weights above the cut."""
+        other = ScalarHead(self.top.twin())
+        other.score = nn.Parameter(self.score.detach().clone())
+        other.bias, other.scale = self.bias.clone(), self.scale.clone()
+        return other
+
+
+@dataclass
+class Lm:
+    """A loaded model: the frozen trunk, the policy's top, and the tokenizer they belong to."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    cut: int
+    top: Top
+    trunk: nn.Module | None
+    name: str
+
+    def lower(self, ids: Tensor, segments: Tensor) -> Tensor:
+        """What the tops read: hidden states (B, T, d) at the cut, no gradient; without a cut the ids themselves."""
+        if self.trunk is None:
+            return ids
+        with torch.no_grad():
+            hidden: Tensor = self.trunk(
+                input_ids=ids,
+                attention_mask=attention_mask(segments, self.trunk.config),
+                position_ids=positions(segments),
+                use_cache=False,
+            ).last_hidden_state
+        return hidden
+
+    @property
+    def eos(self) -> int:
+        """The id that ends a response."""
+        return int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
+
+    @property
+    def pad(self) -> int:
+        """A filler id, never the end token: an end token taken for padding would never be learned."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad) if pad is not None and pad != self.eos else (self.eos + 1) % self.vocabulary  # type: ignore[arg-type]
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the output head."""
+        return int(self.top.head.shape[0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return self.top.head.device
+
+    def whole(self, top: Top) -> nn.Module:
+        """The base model with `top` in place: trunk layers below the cut, the top's above. Nothing is copied."""
+        if self.trunk is None:
+            return top.base
+        count = self.model.config.num_hidden_layers
+        layers = _layer_list(self.base, count)
+        joined = nn.ModuleList([*getattr(self.trunk, layers), *getattr(top.base, layers)])
+        norm = _norm_name(self.base)
+        return shell(self.base, 0, count, **{layers: joined, norm: getattr(top.base, norm)})
+
+    @property
+    def base(self) -> nn.Module:
+        """The decoder without the output head."""
+        return getattr(self.model, self.model.base_model_prefix)  # type: ignore[no-any-return]
+
+
+def choose_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_dtype(device: torch.device, wanted: str = "auto") -> torch.dtype:
+    """bf16 where the processor multiplies it natively (several times faster), else fp32."""
+    if wanted != "auto":
+        return {"bf16": torch.bfloat16, "fp32": torch.float32}[wanted]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def load(
+    source: Path | str, *, trainable_layers: TrainableLayers = "all", dtype: str = "auto", device: torch.device | None = None
+) -> Lm:
+    """Open a causal language model by embedded name, local folder or hub id, cut below its top `trainable_layers`.
+
+    Raises UserError when the model or its tokenizer cannot be opened or is of a kind we do not reproduce exactly.
+    """
+    device = device or choose_device()
+    path = folder_of(source)
+    model = _open(AutoModelForCausalLM, path, choose_dtype(device, dtype), device)
+    tokenizer = _tokenizer(path)
+    base = getattr(model, model.base_model_prefix)
+    cut = _cut(model.config.num_hidden_layers, trainable_layers, str(source))
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise UserError(f"{source}: output heads with a bias are not supported")
+    top = Top(base, cut, head.weight)
+    trunk = shell(base, 0, cut, **{_norm_name(base): nn.Identity()}) if cut else None
+    lm = Lm(model, tokenizer, cut, top, trunk, str(source))
+    _freeze(lm)
+    _prove(lm, str(source))
+    return lm
+
+
+def folder_of(source: Path | str) -> Path | str:
+    """The model folder of a run, or what `fetch.resolve` makes of a name, a folder or a hub id."""
+    path = Path(source)
+    return Run.open(path).model if (path / "run.json").exists() else resolve(str(source))
+
+
+def _open(kind: Any, path: Path | str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    quiet.disable_progress_bar()
+    try:
+        model: PreTrainedModel = kind.from_pretrained(
+            path, dtype=dtype, attn_implementation="tutelage", use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: cannot be opened as a model ({first})") from None
+    model.to(device).eval()  # type: ignore[arg-type]  # eval: dropout would make ratios and KL noise
+    return model
+
+
+def _tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: has no tokenizer that opens ({str(error).splitlines()[0]})") from None
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{path}: the tokenizer names no end token (eos_token); a response could never end")
+    return tokenizer
+
+
+def _cut(layers: int, trainable: TrainableLayers, source: str) -> int:
+    if trainable == "all":
+        return 0
+    if not 1 <= trainable < layers:
+        raise UserError(f"trainable_layers is {trainable}, but {source} has {layers} layers: give 1 to {layers - 1}, or 'all'")
+    return layers - trainable
+
+
+def _freeze(lm: Lm) -> None:
+    for parameter in lm.model.parameters():
+        parameter.requires_grad_(lm.cut == 0)
+    for part in lm.top.trained_parts():
+        part.requires_grad_(True)
+    lm.top.head.requires_grad_(lm.cut == 0)
+
+
+@torch.no_grad()
+def _prove(lm: Lm, source: str) -> None:
+    """Our logits must be the model's own: catches scaled, capped or otherwise unusual architectures at the door."""
+    ids = torch.arange(8, device=lm.device)[None] % lm.vocabulary
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    ours = F.linear(lm.top(lm.lower(ids, mask), mask), lm.top.head).float()
+    theirs = lm.model(input_ids=ids).logits.float()
+    tolerance = 1e-3 if ours.dtype == torch.float32 and lm.top.head.dtype == torch.float32 else 0.25
+    if ours.shape != theirs.shape or (ours - theirs).abs().max().item() > tolerance * max(1.0, theirs.std().item()):
+        kind = type(lm.model).__name__
+        raise UserError(f"{source}: {kind} computes its logits in a way Tutelage does not reproduce; use another model")
+
+
+def save_lm(lm: Lm, top: Top, folder: Path) -> None:
+    """Write `folder` so that `AutoModelForCausalLM.from_pretrained` opens it: weights, config, tokenizer."""
+    model = copy.copy(lm.model)
+    model._modules = dict(lm.model._modules)
+    model._modules[lm.model.base_model_prefix] = lm.whole(top)
+    if not lm.cut and not lm.model.config.tie_word_embeddings:
+        head = copy.copy(lm.model.get_output_embeddings())
+        head._parameters = {"weight": top.head}
+        model.set_output_embeddings(head)
+    model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+
+
+def save_scalar(lm: Lm, network: ScalarHead, folder: Path) -> None:
+    """Write a reward model that `AutoModelForSequenceClassification` opens; shift and scale go to `scalar.json`."""
+    config = copy.deepcopy(lm.model.config)
+    config.num_labels = 1
+    config.pad_token_id = lm.pad
+    kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    with torch.device("meta"):
+        model = kind(config)
+    model._modules[model.base_model_prefix] = lm.whole(network.top)
+    head = nn.Linear(network.score.shape[1], 1, bias=False)
+    head.weight = nn.Parameter(network.score.detach().float())
+    model._modules["score"] = head
+    model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    write_json(folder / "scalar.json", {"bias": float(network.bias), "scale": float(network.scale)})
+
+
+def load_scalar(folder: Path, lm: Lm) -> ScalarHead:
+    """Open a saved reward model onto the trunk of `lm`.
+
+    Raises UserError when it does not share tokenizer and trunk with `lm`: scores would then be of another model.
+    """
+    dtype = lm.top.head.dtype
+    model = _open(AutoModelForSequenceClassification, folder, dtype, lm.device)
+    if _tokenizer(folder).get_vocab() != lm.tokenizer.get_vocab():
+        raise UserError(f"{folder}: the reward model's tokenizer differs from the policy's ({lm.name}); train both from one base")
+    base = getattr(model, model.base_model_prefix)
+    _same_trunk(base, lm, folder)
+    embedding = base.get_input_embeddings().weight
+    network = ScalarHead(Top(base, lm.cut, lm.top.head if lm.cut else nn.Parameter(embedding.detach())))
+    network.score = nn.Parameter(model.score.weight.detach().float())  # type: ignore[union-attr]
+    shift = _scalar_json(folder)
+    network.bias.fill_(shift["bias"])
+    network.scale.fill_(shift["scale"])
+    network.requires_grad_(False)
+    return network
+
+
+def _scalar_json(folder: Path) -> dict[str, float]:
+    try:
+        raw = json.loads((folder / "scalar.json").read_text())
+        return {"bias": float(raw["bias"]), "scale": float(raw["scale"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder / 'scalar.json'}: missing or damaged; it must hold numbers 'bias' and 'scale'") from None
+
+
+def _same_trunk(base: nn.Module, lm: Lm, folder: Path) -> None:
+    if lm.trunk is None:
+        return
+    name = _layer_list(base, base.config.num_hidden_layers)
+    if len(getattr(base, name)) != lm.model.config.num_hidden_layers:
+        raise UserError(f"{folder}: has another number of layers than {lm.name}; train both from one base")
+    theirs = shell(base, 0, lm.cut, **{_norm_name(base): nn.Identity()}).state_dict()
+    for key, ours in lm.trunk.state_dict().items():
+        if key not in theirs or not torch.equal(ours, theirs[key]):
+            raise UserError(
+                f"{folder}: differs from {lm.name} below the top {lm.model.config.num_hidden_layers - lm.cut} layers"
+                f" (first at {key}), so they cannot share a trunk; use --trainable-layers all"
+            )
+
+
+def is_scalar(folder: Path) -> bool:
+    """Whether a model folder holds a reward model."""
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError):
+        return False
+    return any("SequenceClassification" in name for name in config.architectures or ())

@@ -1,0 +1,107 @@
+"""K responses to every prompt, from any run or model. Paper section 3: the labelers rank what this page writes.
+
+Prompts are answered in batches of similar length; each (prompt, k) has its own stream of random numbers, so that the
+same seed gives the same response whatever the batch. Done prompts survive a kill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from tutelage.data.batches import slices
+from tutelage.generate import Decoder
+from tutelage.loop import Progress, generator
+from tutelage.model import Lm, load
+from tutelage.records import Demonstration, Prompt, Response, UserError, read_records, to_dict
+from tutelage.run import Run
+from tutelage.settings import SampleConfig
+from tutelage.template import SEPARATOR, prompt_ids, response_text
+
+
+def sample(config: SampleConfig) -> Run:
+    """Run or resume the stage. Writes samples.jsonl: {"prompt_id", "prompt", "k", "response"} a line, prompts in order."""
+    run = Run.start(config.out, "samples", config, parents={"model": Path(config.model), "prompts": config.prompts})
+    if run.finished:
+        return run
+    lm = load(config.model, dtype=config.dtype)
+    prompts = chosen(read_records(Prompt, config.prompts), config)
+    shots = _shots(config)
+    encoded = [prompt_ids(lm.tokenizer, p.text, shots=shots, limit=_limit(config, lm, shots)) for p in prompts]
+    saved = run.latest()
+    start = saved[1]["step"] if saved else 0
+    decoder = Decoder(lm, lm.top, rows=config.batch)
+    per_batch = max(1, config.batch // config.k)
+    batches = slices(len(prompts), per_batch)
+    progress = Progress(f"sample {config.name or Path(config.model).name}", len(prompts), start)
+
+    for part in batches:
+        if part.stop <= start:
+            continue
+        uniforms = torch.stack([_uniforms(config, prompts[i].id, k) for i in part for k in range(config.k)], 1)
+        rows = [encoded[i] for i in part for _ in range(config.k)]
+        drawn = decoder.sample(
+            rows, max_tokens=config.max_response_tokens, temperature=config.temperature, uniforms=uniforms
+        )
+        for place, i in enumerate(part):
+            for k in range(config.k):
+                n = place * config.k + k
+                ids = drawn.ids[n][drawn.mask[n]].tolist()
+                response = _response(config, lm, prompts[i], k, ids, bool(drawn.ended[n]), prompted=bool(shots))
+                run.log("samples.jsonl", _row(prompts[i], k, response))
+        run.checkpoint(part.stop, lambda _: None, {})
+        progress.advance(len(part))
+
+    run.finish(prompts=len(prompts), responses=len(prompts) * config.k)
+    return run
+
+
+def chosen(prompts: Sequence[Prompt], config: SampleConfig) -> list[Prompt]:
+    """The prompts of the split, at most `limit`, round-robin over use cases so that none is forgotten."""
+    rows = [p for p in prompts if config.split in ("all", p.split)]
+    if not rows:
+        raise UserError(f"{config.prompts}: no prompts in split {config.split!r}")
+    if not config.limit or config.limit >= len(rows):
+        return rows
+    by_case: dict[str, list[Prompt]] = {}
+    for prompt in rows:
+        by_case.setdefault(prompt.use_case, []).append(prompt)
+    ranked = sorted((i / len(group), p.id, p) for group in by_case.values() for i, p in enumerate(group))
+    return [p for _, _, p in ranked[: config.limit]]
+
+
+def _shots(config: SampleConfig) -> list[tuple[str, str]]:
+    if config.shots is None:
+        return []
+    shown = [d for d in read_records(Demonstration, config.shots) if d.split == "train"]
+    if len(shown) < config.n_shots:
+        raise UserError(f"{config.shots}: {len(shown)} training demonstrations, fewer than n_shots = {config.n_shots}")
+    step = len(shown) // config.n_shots
+    return [(d.prompt, d.response) for d in shown[::step][: config.n_shots]]
+
+
+def _limit(config: SampleConfig, lm: Lm, shots: Sequence[tuple[str, str]]) -> int:
+    """The token limit holds for the prompt itself; the few-shot prefix comes on top."""
+    prefix = len(prompt_ids(lm.tokenizer, "x", shots=shots)) if shots else 0
+    return config.max_prompt_tokens + prefix
+
+
+def _uniforms(config: SampleConfig, prompt_id: str, k: int) -> torch.Tensor:
+    return torch.rand(config.max_response_tokens, generator=generator(config.seed, "sample", prompt_id, k))
+
+
+def _response(
+    config: SampleConfig, lm: Lm, prompt: Prompt, k: int, ids: list[int], ended: bool, *, prompted: bool
+) -> Response:
+    text = response_text(lm.tokenizer, ids)
+    if prompted and SEPARATOR.strip() in text:  # the few-shot prefix shows the base model this way of ending
+        text, ended = text.split(SEPARATOR.strip())[0].strip(), True
+    name = config.name or Path(config.model).name
+    sampling = {"temperature": config.temperature, "max_tokens": config.max_response_tokens, "seed": config.seed}
+    return Response(id=f"{prompt.id}/{name}/{k}", text=text, model=name, tokens=len(ids), ended=ended, sampling=sampling)
+
+
+def _row(prompt: Prompt, k: int, response: Response) -> dict[str, object]:
+    return {"prompt_id": prompt.id, "prompt": prompt.text, "split": prompt.split, "k": k, "response": to_dict(response)}

@@ -1,0 +1,177 @@
+"""Step 1 of the paper: imitate demonstrations.
+
+    L_SFT = - mean over response tokens of log pi(y_t | x, y_<t)
+
+The loss counts response tokens only (the paper does not say; docs/paper.md). Demonstrations are packed into rows.
+With pretraining text, each step also takes its share of plain next-token loss (the paper mixes 10% into PPO's
+starting model). Cosine schedule to a tenth, no warm-up (appendix C). After each epoch the held-out loss is measured
+and, where a reward run is named, the mean score of sampled responses: the epoch kept is the one with the best score,
+as in the paper, else the one with the lowest held-out loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tutelage.data.batches import Lowered, Packed, pack, slices, text_rows
+from tutelage.data.text import TextBlocks
+from tutelage.doctor import check_policy
+from tutelage.generate import Decoder
+from tutelage.loop import Progress, generator, load_tensors, need_finite, save_tensors, shuffled
+from tutelage.losses import lm_loss, token_logprobs
+from tutelage.model import Lm, Top, load, load_scalar, save_lm
+from tutelage.optim import MasterAdamW, cosine
+from tutelage.records import Demonstration, UserError, read_records
+from tutelage.run import Run
+from tutelage.settings import SftConfig
+from tutelage.template import prompt_ids, response_ids
+
+TEXT_TOKENS = 128  # tokens per row of pretraining text
+
+Pair = tuple[list[int], list[int]]
+
+
+def train(config: SftConfig) -> Run:
+    """Run or resume the stage; returns the finished run."""
+    parents = {"model": Path(config.model), "demonstrations": config.demonstrations}
+    run = Run.start(config.out, "sft", config, parents=parents)
+    if run.finished:
+        return run
+    lm = load(config.model, trainable_layers=config.trainable_layers, dtype=config.dtype)
+    shown, held = (encode(lm, config, split) for split in ("train", "valid"))
+    if not shown:
+        raise UserError(f"{config.demonstrations}: no demonstrations in the train split")
+    check_policy(lm, shown)
+    text = _text(lm, config)
+    lowered, held_out = Lowered(lm, shown), Lowered(lm, held or shown)
+    optimiser = MasterAdamW(
+        lm.top.parameters(), betas=(0.9, 0.95), weight_decay=config.weight_decay, clip_norm=config.clip_norm
+    )
+    per_epoch = len(slices(len(shown), config.batch))
+    total = per_epoch * config.epochs
+    best, start = _resume(run, optimiser)
+    progress = Progress("sft", total, start)
+
+    for step in range(start, total):
+        # 1. The step's demonstrations: every one once per epoch, in a fresh order.
+        epoch, index = divmod(step, per_epoch)
+        order = shuffled(len(shown), config.seed, "sft", epoch)
+        rows = order[index * config.batch : (index + 1) * config.batch]
+        batch, hidden = lowered.batch(rows)
+
+        # 2. Next-token loss on the responses, and on the pretraining text's share of tokens.
+        loss = lm_loss(_logprobs(lm.top, batch, hidden), batch.mask)
+        need_finite("sft loss", loss.item(), step)
+        row: dict[str, Any] = {"step": step, "epoch": epoch, "loss/train": loss.item()}
+        loss.backward()
+        if text is not None:
+            share = config.pretraining_share / (1 - config.pretraining_share)
+            blocks = text_rows(text.draw(step, max(1, round(share * batch.mask.sum().item() / TEXT_TOKENS))), lm.device)
+            plain = lm_loss(_logprobs(lm.top, blocks, lm.lower(blocks.ids, blocks.segments)), blocks.mask)
+            row["loss/pretraining"] = plain.item()
+            (plain * share).backward()
+
+        # 3. One update of the fp32 masters.
+        row["lr"] = cosine(step, total, config.lr)
+        row["grad_norm"] = optimiser.step(row["lr"])
+
+        # 4. At the end of an epoch: measure, keep the best, checkpoint.
+        if index + 1 == per_epoch:
+            row |= _measure(lm, config, held_out)
+            if not best or _better(row, best["row"]):
+                best = {"row": row, "weights": [m.clone() for m in optimiser.masters]}
+        run.log("metrics.jsonl", row)
+        if index + 1 == per_epoch:
+            _checkpoint(run, step + 1, optimiser, best)
+        progress.advance(note=f"loss {row['loss/train']:.3f}")
+
+    _keep(lm.top, optimiser, best["weights"])
+    save_lm(lm, lm.top, run.model)
+    chosen = "reward-model score" if "score/heldout" in best["row"] else "held-out loss"
+    run.finish(kept_epoch=best["row"]["epoch"] + 1, kept_by=chosen, heldout_loss=best["row"]["loss/heldout"], n=len(shown))
+    return run
+
+
+def encode(lm: Lm, config: SftConfig, split: str) -> list[Pair]:
+    """(prompt ids, response ids) of a split's demonstrations. Raises UserError for one that is too long."""
+    records = [d for d in read_records(Demonstration, config.demonstrations) if d.split == split]
+    pairs = []
+    for record in records:
+        prompt = prompt_ids(lm.tokenizer, record.prompt, limit=config.max_prompt_tokens)
+        response = response_ids(lm.tokenizer, record.response)
+        if len(response) > config.max_response_tokens:
+            raise UserError(
+                f"{config.demonstrations}: demonstration {record.id!r}, field 'response' has {len(response)} tokens,"
+                f" the limit is {config.max_response_tokens}"
+            )
+        pairs.append((prompt, response))
+    return pairs
+
+
+def _text(lm: Lm, config: SftConfig) -> TextBlocks | None:
+    if config.pretraining is None or not config.pretraining_share:
+        return None
+    return TextBlocks(config.pretraining, lambda t: lm.tokenizer(t)["input_ids"], TEXT_TOKENS, config.seed)
+
+
+def _logprobs(top: Top, batch: Packed, hidden: Tensor) -> Tensor:
+    """(B, R) logprobs of the targets, zero where nothing counts."""
+    logprobs, _ = token_logprobs(batch.at(top(hidden, batch.segments)), top.head, batch.targets[batch.mask])
+    return batch.spread(logprobs)
+
+
+@torch.no_grad()
+def _measure(lm: Lm, config: SftConfig, held: Lowered) -> dict[str, float]:
+    total, count = 0.0, 0
+    for part in slices(len(held.pairs), 32):
+        batch, hidden = held.batch(part)
+        total -= float(_logprobs(lm.top, batch, hidden).sum())
+        count += int(batch.mask.sum())
+    measured = {"loss/heldout": total / count}
+    if config.reward is not None:
+        measured["score/heldout"] = _mean_score(lm, config, config.reward, [p for p, _ in held.pairs])
+    return measured
+
+
+def _mean_score(lm: Lm, config: SftConfig, reward: Path, prompts: Sequence[Sequence[int]]) -> float:
+    network = load_scalar(Run.open(reward, "reward").model, lm)
+    limit = min(config.max_response_tokens, 64)
+    uniforms = torch.rand(limit, len(prompts), generator=generator(config.seed, "sft-score"))
+    sampled = Decoder(lm, lm.top).sample(prompts, max_tokens=limit, temperature=1.0, uniforms=uniforms)
+    pairs = [(p, ids[m].tolist()) for p, ids, m in zip(prompts, sampled.ids, sampled.mask, strict=True)]
+    batch = pack(pairs, lm.pad, lm.device)
+    hidden = network.top(lm.lower(batch.ids, batch.segments), batch.segments)
+    return float(network.read(batch.at_last(hidden)).mean())
+
+
+def _better(row: dict[str, Any], best: dict[str, Any]) -> bool:
+    if "score/heldout" in row:
+        return bool(row["score/heldout"] > best["score/heldout"])
+    return bool(row["loss/heldout"] < best["loss/heldout"])
+
+
+def _checkpoint(run: Run, step: int, optimiser: MasterAdamW, best: dict[str, Any]) -> None:
+    tensors = optimiser.state("policy") | {f"best.{i}": t for i, t in enumerate(best["weights"])}
+    run.checkpoint(step, lambda folder: save_tensors(folder / "state.safetensors", tensors), {"best": best["row"]})
+
+
+def _resume(run: Run, optimiser: MasterAdamW) -> tuple[dict[str, Any], int]:
+    saved = run.latest()
+    if saved is None:
+        return {}, 0
+    folder, state = saved
+    tensors = load_tensors(folder / "state.safetensors")
+    optimiser.restore(tensors, "policy")
+    weights = [tensors[f"best.{i}"] for i in range(len(optimiser.masters))]
+    return {"row": state["best"], "weights": weights}, state["step"]
+
+
+@torch.no_grad()
+def _keep(top: Top, optimiser: MasterAdamW, weights: Sequence[Tensor]) -> None:
+    for parameter, weight in zip(optimiser.parameters, weights, strict=True):
+        parameter.copy_(weight)

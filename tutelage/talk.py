@@ -1,0 +1,91 @@
+"""Prompts typed by the reader: one answer, several models side by side, or a conversation one turn at a time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from tutelage.generate import Decoder
+from tutelage.loop import generator
+from tutelage.model import Lm, load
+from tutelage.records import UserError
+from tutelage.template import prompt_ids, response_text
+
+LONGEST = 64  # tokens of an answer on the screen
+
+
+def answer(model: str, prompt: str, *, temperature: float = 0.7, seed: int = 1) -> str:
+    """One model's answer to one prompt."""
+    return reply(load(model), prompt, temperature=temperature, seed=seed)
+
+
+def reply(
+    lm: Lm, prompt: str, *, temperature: float = 0.7, seed: int = 1, show: Callable[[str], None] | None = None
+) -> str:
+    """An open model's answer; `show` gets the text as it grows, piece by piece."""
+    ids: list[int] = []
+    shown = ""
+
+    def on_token(token: int) -> None:
+        nonlocal shown
+        ids.append(token)
+        text = response_text(lm.tokenizer, ids)
+        if show is not None and text.startswith(shown) and not text.endswith("\ufffd"):
+            show(text[len(shown) :])
+            shown = text
+
+    uniforms = torch.rand(LONGEST, 1, generator=generator(seed, "talk", prompt))
+    sampled = Decoder(lm, lm.top, rows=1).sample(
+        [prompt_ids(lm.tokenizer, prompt)], max_tokens=LONGEST, temperature=temperature, uniforms=uniforms, on_token=on_token
+    )
+    return response_text(lm.tokenizer, sampled.ids[0][sampled.mask[0]].tolist())
+
+
+def compare(runs: Sequence[Path], prompt: str, *, temperature: float = 0.7, seed: int = 1) -> None:
+    """Answers of several models under each other: the models of a loop's folder, or each run that is named."""
+    models = {name: load(source) for name, source in named(runs).items()}
+    width = max(map(len, models))
+    for line in [prompt] if prompt else _typed():
+        if not prompt:
+            print()
+        for name, lm in models.items():
+            print(f"{name:<{width}} | ", end="", flush=True)
+            reply(lm, line, temperature=temperature, seed=seed, show=lambda t: print(t.replace("\n", " "), end="", flush=True))
+            print()
+
+
+def named(runs: Sequence[Path]) -> dict[str, str]:
+    """{name: run or model} to compare. Raises UserError for a folder that is neither a loop nor a run nor a model."""
+    if len(runs) == 1 and (runs[0] / "loop.json").exists():
+        loop = json.loads((runs[0] / "loop.json").read_text())
+        trained = [m for m in loop["models"] if m not in ("base", "prompted")]
+        return {"base": loop["model"]} | {m: str(runs[0] / m) for m in trained}
+    for path in runs:
+        if path.exists() and not any((path / f).exists() for f in ("run.json", "config.json")):
+            raise UserError(f"{path}: neither a finished loop nor a run nor a model folder")
+    return {path.name: str(path) for path in runs}
+
+
+def _typed() -> Iterator[str]:
+    print("type a prompt, end with Ctrl-D", file=sys.stderr)
+    while True:
+        try:
+            line = input("\n> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if line:
+            yield line
+
+
+def chat(model: str, *, temperature: float = 0.7, seed: int = 1) -> None:
+    """Answer one line after another until the input ends. Each line is a prompt of its own."""
+    lm = load(model)
+    print(f"{model}: every line is answered by itself", file=sys.stderr)
+    for turn, line in enumerate(_typed()):
+        reply(lm, line, temperature=temperature, seed=seed + turn, show=lambda t: print(t, end="", flush=True))
+        print()

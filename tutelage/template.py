@@ -1,0 +1,59 @@
+"""The one template of the house: how a prompt and a response become token ids.
+
+    {prompt}\\n\\nAnswer: {response}<end>
+
+Training, reward model, sampling and evaluation all come through here, so they see byte-identical prompts. It is
+plain text and not a chat format, because the base model is one that continues text. Prompt and response are
+tokenised apart and joined as ids: the border between them can then never move with the response's first letters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from tutelage.records import UserError
+
+CUE = "\n\nAnswer:"
+SEPARATOR = "\n\n---\n\n"
+"""Between the worked examples of the few-shot prefix; a prompted base model's response is cut there."""
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, *, shots: Sequence[tuple[str, str]] = (), limit: int | None = None
+) -> list[int]:
+    """Ids of a prompt ready to be answered, with worked (prompt, response) examples before it where given.
+
+    Raises UserError when the prompt has more than `limit` tokens: cutting it would change the task.
+    """
+    examples = "".join(f"{p}{CUE} {r}{SEPARATOR}" for p, r in shots)
+    ids: list[int] = tokenizer(examples + prompt.strip() + CUE, add_special_tokens=False)["input_ids"]
+    if limit is not None and len(ids) > limit:
+        start = " ".join(prompt.split()[:8])
+        raise UserError(f"prompt too long: {len(ids)} tokens, the limit is {limit} (it begins: {start!r})")
+    return [*_beginning(tokenizer), *ids]
+
+
+def response_ids(tokenizer: PreTrainedTokenizerBase, response: str, *, ended: bool = True) -> list[int]:
+    """Ids of a response, closed with the end token where it ended by itself; a cut response is left open.
+
+    An end token forced onto cut text would teach that the middle of a sentence is a good place to stop.
+    """
+    ids: list[int] = tokenizer(" " + response.strip(), add_special_tokens=False)["input_ids"]
+    return [*ids, int(tokenizer.eos_token_id)] if ended else ids  # type: ignore[arg-type]
+
+
+def response_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of response ids, without the end token."""
+    kept = list(ids)
+    if kept and kept[-1] == tokenizer.eos_token_id:
+        kept = kept[:-1]
+    text: str = tokenizer.decode(kept, skip_special_tokens=False)  # type: ignore[assignment]
+    return text.strip()
+
+
+def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The begin token, for tokenizers that put one before every text (Gemma, Llama)."""
+    first = tokenizer("a")["input_ids"][:1]  # type: ignore[index]
+    return list(first) if first and first[0] == tokenizer.bos_token_id else []
