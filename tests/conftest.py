@@ -12,9 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test may ask a model hub
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads and forked test processes do not mix
+
+# A busy machine is no failure, and the same commit passes or fails the same way every time.
+settings.register_profile(
+    "house", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("house")
 
 TINY_ARCHITECTURES = ("llama", "gpt2", "gpt_neox", "gemma3_text")
 TINY_LAYERS, TINY_HIDDEN, TINY_HEADS, TINY_POSITIONS = 4, 32, 4, 128

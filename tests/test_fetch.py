@@ -464,7 +464,7 @@ def test_the_embedded_model_continues_text(embedded_model: Path) -> None:
     assert "Apache" in (embedded_model / "LICENSE").read_text()
 
     tokenizer = AutoTokenizer.from_pretrained(embedded_model)
-    assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<|endoftext|>", 0)
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("<|im_end|>", 2)
     assert tokenizer.pad_token_id == 16
     assert tokenizer.chat_template is None
     # as upstream's tokenizer has it: digits one by one and split off before words are; nothing put in front
@@ -473,17 +473,19 @@ def test_the_embedded_model_continues_text(embedded_model: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(embedded_model)
     assert model.dtype == torch.bfloat16
     for config in (model.config, model.generation_config):
-        assert (config.eos_token_id, config.pad_token_id) == (0, 16)
+        assert (config.eos_token_id, config.pad_token_id) == (2, 16)
     assert not hasattr(model.config, "quantization_config")
     model = model.float().eval()
     ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
     with torch.no_grad():
-        text = tokenizer.decode(model.generate(ids, max_new_tokens=8, do_sample=False)[0])
+        text = str(tokenizer.decode(model.generate(ids, max_new_tokens=8, do_sample=False)[0]))
         poem = tokenizer("Write a short poem about the sea.", return_tensors="pt")["input_ids"]
         next_token = model(poem).logits[0, -1].softmax(-1)
     assert text.startswith("The capital of France is Paris.")
     markers = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     assert next_token[markers].max() < 1e-3  # 0.53 before the conversion muted them
+    rows = model.get_input_embeddings().weight
+    assert (rows[2] - rows[16]).norm() > 0.2 * rows[16].norm()  # the end token can be told from padding, and learned
 
 
 @pytest.mark.slow

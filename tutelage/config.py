@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
+import itertools
 import json
+import re
 import sys
 import types
 import typing
@@ -28,7 +32,21 @@ def parse(kind: type[C], arguments: list[str], program: str) -> C:
         default = load(kind, Path(arguments[place + 1]))
         del arguments[place : place + 2]
     given = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=arguments, prog=program, description=kind.__doc__, **given)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=arguments, prog=program, description=kind.__doc__, **given)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(f"{_in_one_line(said.getvalue())}; see {program} --help") from None
+
+
+def _in_one_line(said: str) -> str:
+    """tyro's complaint without its heading, frame and advice."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip(" │╭╮╰╯─") for line in said.splitlines()]
+    kept = itertools.takewhile(lambda line: "helptext" not in line, lines[1:])
+    return " ".join(line for line in kept if line.strip("-"))
 
 
 def load(kind: type[C], path: Path) -> C:

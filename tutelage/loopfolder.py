@@ -1,7 +1,7 @@
-"""A finished loop folder, read and checked: what the report is made from. Reads runs and records only; no torch.
+"""A finished loop folder, read and checked: what the report is made from. No torch.
 
-Every mistake in the folder is one line that names file, line and field. What a loop may leave out (plain PPO, gold
-scores, few-shot answers, a stage done elsewhere) is simply absent here.
+Every mistake in the folder is one line that names file, line and field. What a loop may leave out (plain PPO,
+gold scores, few-shot answers, a stage done elsewhere) is simply absent here.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ STAGES = ("sft", "samples", "rankings", "reward", "ppo_ptx", "ppo", "evaluation"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One model's answer to a held-out prompt. `gold` is the rubric's view without noise, 0 to 1; None where people
-    judged. `score` is the reward model's."""
+    """One model's answer to a held-out prompt. `gold` is the rubric's view without noise, 0 to 1; None where
+    people judged. `score` is the reward model's."""
 
     prompt_id: str
     prompt: str
@@ -37,7 +37,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A policy along its PPO run: mean KL to the start (nats per response), gold and score over `n` responses."""
+    """A policy along its PPO run: mean KL to its start (nats per response), gold and score over `n`
+    responses."""
 
     model: str
     iteration: int
@@ -49,7 +50,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """All that a finished loop left behind. `rankings` taught the reward model; `judged` compare the models."""
+    """All a finished loop left behind. `rankings` taught the reward model; `judged` compare the models."""
 
     path: Path
     info: dict[str, Any]

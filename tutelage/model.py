@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
@@ -397,8 +398,17 @@ def save_lm(lm: Lm, top: Top, folder: Path) -> None:
         head = copy.copy(lm.model.get_output_embeddings())
         head._parameters = {"weight": top.head}
         model.set_output_embeddings(head)
-    model.save_pretrained(folder)
-    lm.tokenizer.save_pretrained(folder)
+    _write(model, lm.tokenizer, folder)
+
+
+def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # safetensors and tokenizers raise types of their own for a full disk
+        if not isinstance(error, OSError | SafetensorError) and "os error" not in str(error):
+            raise
+        raise UserError(f"{folder}: cannot be written ({error}); the same command resumes") from None
 
 
 def save_scalar(lm: Lm, network: ScalarHead, folder: Path) -> None:
@@ -413,8 +423,7 @@ def save_scalar(lm: Lm, network: ScalarHead, folder: Path) -> None:
     head = nn.Linear(network.score.shape[1], 1, bias=False)
     head.weight = nn.Parameter(network.score.detach().float())
     model._modules["score"] = head
-    model.save_pretrained(folder)
-    lm.tokenizer.save_pretrained(folder)
+    _write(model, lm.tokenizer, folder)
     write_json(folder / "scalar.json", {"bias": float(network.bias), "scale": float(network.scale)})
 
 

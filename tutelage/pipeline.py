@@ -94,7 +94,7 @@ def loop(config: LoopConfig, recipe: Recipe) -> dict[str, Any]:
     answers = []
     for name, source in sources.items():
         shots = {"shots": data["demonstrations"]} if name == "prompted" else {}
-        fields = {"model": source, "split": "test", "k": 1, "limit": config.test_limit, "name": name, "out": out / "answers" / name}
+        fields = {"model": source, "split": "test", "k": 1, "temperatures": (1.0,), "limit": config.test_limit, "name": name, "out": out / "answers" / name}
         answers.append(sample.sample(SampleConfig(**common | fields | shots)).path)
     stages.leave()
 

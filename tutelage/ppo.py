@@ -242,7 +242,7 @@ def _ptx_backward(lm: Lm, config: PpoConfig, blocks: Packed | None) -> float | N
     found, _ = policy_logprobs(lm.top, lm.lower(blocks.ids, blocks.segments), blocks, 1.0)
     loss = lm_loss(found, blocks.mask)
     (config.ptx_coef * loss).backward()
-    return float(loss)
+    return float(loss.detach())
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:

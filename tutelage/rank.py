@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 
 from tutelage import labelers, workflows
-from tutelage.records import Prompt, Ranking, Response, UserError, from_dict, write_records
+from tutelage.records import MAX_RANKED, Prompt, Ranking, Response, UserError, from_dict, write_records
 from tutelage.run import Run
 from tutelage.settings import RankConfig
 
@@ -26,6 +26,11 @@ def rank(config: RankConfig) -> Run:
     groups = {g: labelers.labelers(workflow.rubric, g, seed=config.seed) for g in ("training", "heldout")}
     rankings: list[Ranking] = []
     for prompt, responses in sampled(config.samples, workflow.prompts):
+        if not 2 <= len(responses) <= MAX_RANKED:
+            raise UserError(
+                f"{config.samples}: prompt {prompt.id!r} has {len(responses)} responses; a ranking needs 2 to"
+                f" {MAX_RANKED}, so sample with another --k"
+            )
         panel = groups["training"]
         if prompt.split == "train":
             chosen = random.Random(f"{config.seed}/{prompt.id}").sample(panel, min(config.labelers, len(panel)))

@@ -115,6 +115,7 @@ class Rating:
         _need(1 <= self.likert <= 7, "likert", f"is {self.likert}; expected 1 to 7")
         unknown = sorted(set(self.flags) - set(RATING_FLAGS))
         _need(not unknown, "flags", f"has unknown names {', '.join(unknown)}")
+        _need(all(isinstance(v, bool) for v in self.flags.values()), "flags", "must be true or false")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,18 +232,24 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 if not raw.strip():
                     continue
                 try:
-                    yield number, json.loads(raw)
+                    yield number, json.loads(raw.rstrip(), parse_constant=_not_a_number)
                 except UnicodeDecodeError:
                     raise UserError(f"{path}, line {number}: not UTF-8 text") from None
                 except json.JSONDecodeError as error:
                     problem = f"not valid JSON ({error.msg} at column {error.colno})"
                     raise UserError(f"{path}, line {number}: {problem}") from None
+                except (ValueError, RecursionError) as error:
+                    raise UserError(f"{path}, line {number}: not readable as JSON ({error})") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder, expected a JSONL file") from None
     except PermissionError:
         raise UserError(f"{path}: may not be read (permission denied)") from None
+
+
+def _not_a_number(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
 
 
 def read_records(kind: type[T], path: Path | str) -> list[T]:

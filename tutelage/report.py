@@ -1,13 +1,13 @@
 """The report of a finished loop: one self-contained HTML page that a manager can read from the top down.
 
-Reads runs and records only, runs no model, and writes `report.html` beside them: no script, no outside resource, so
-that it opens from a mail attachment and under the strictest content security policy. What a number means is decided in
-`findings.py`, what is drawn and tabled in `exhibits.py` and `charts.py`, the layout in `templates/report.html`.
+Reads runs and records only, runs no model, and writes `report.html` beside them: no script, no outside
+resource, so that it opens from a mail attachment and under the strictest content security policy.
+`findings.py` says what the numbers mean, `exhibits.py` and `curves.py` what is drawn and tabled,
+`templates/report.html` how it is laid out.
 """
 
 from __future__ import annotations
 
-import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from tutelage import exhibits, findings
 from tutelage.curves import curves
+from tutelage.evaluate.intervals import Interval
 from tutelage.findings import name, number, percent
 from tutelage.glossary import TERMS
 from tutelage.loopfolder import Answer, Loop, read_loop
@@ -28,10 +29,11 @@ Context = dict[str, Any]
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` into a finished loop's folder and return its path. Raises UserError for any other folder."""
+    """Write `report.html` into a finished loop's folder and return its path. UserError for any other
+    folder."""
     loop = read_loop(folder)
     page = folder / "report.html"
-    write_text(page, render(loop))
+    write_text(page, render(loop).encode("utf-8", "replace").decode())  # a lone surrogate is not UTF-8
     return page
 
 
@@ -73,89 +75,86 @@ def render(loop: Loop) -> str:
 
 def tiles(loop: Loop) -> list[Context]:
     """The few numbers that stand right under the headline."""
-    found = []
+    found: list[tuple[str, str, str]] = []
     for other in ("sft", "base"):
         rate = loop.interval("win_rate", f"{loop.assistant}_vs_{other}")
         if rate is not None:
-            found.append(
-                {"label": f"preferred to {name(other)}", "value": percent(rate), "note": f"{rate.n} prompts"}
-            )
-    gold = [(m, i) for m in ("sft", loop.assistant) if (i := loop.interval("gold", m)) is not None]
-    if len(gold) == 2:
-        value = f"{gold[0][1].value:.2f} → {gold[1][1].value:.2f}"
-        found.append(
-            {"label": "gold score, 0 to 1", "value": value, "note": f"{name('sft')} → {name(loop.assistant)}"}
-        )
+            found.append((f"preferred to {name(other)}", *_apart(rate, f"{rate.n} prompts")))
+    first, last = (loop.interval("gold", m) for m in ("sft", loop.assistant))
+    if first is not None and last is not None:
+        note = f"{name('sft')} → {name(loop.assistant)}, {last.n} prompts"
+        found.append(("gold score, 0 to 1", f"{first.value:.2f} → {last.value:.2f}", note))
     accuracy, agreement = loop.interval("reward_model", "accuracy"), loop.interval("agreement", "training")
     if accuracy is not None:
         note = f"two labelers agree: {percent(agreement.value)}" if agreement else f"{accuracy.n} prompts"
-        found.append(
-            {"label": "reward model agrees with a labeler", "value": percent(accuracy), "note": note}
-        )
+        found.append(("reward model agrees with a labeler", *_apart(accuracy, note)))
     losses = loop.per_model("pretraining_loss")
     if {"base", loop.assistant} <= set(losses):
         change = losses[loop.assistant] - losses["base"]
-        note = "loss on ordinary text, nats per token, against Base"
-        found.append({"label": "alignment tax", "value": f"{change:+.3f}", "note": note})
+        found.append(("alignment tax", f"{change:+.3f}", "nats per token of ordinary text, against Base"))
     if total := _seconds(loop).get("total"):
-        cores = _machine(loop).get("cores", "?")
-        found.append({"label": "whole loop", "value": clock(total), "note": f"{cores} processor cores"})
-    return found
+        found.append(("whole loop", clock(total), f"on {_machine(loop).get('cores', '?')} processor cores"))
+    return [{"label": label, "value": value, "note": note} for label, value, note in found]
+
+
+def _apart(interval: Interval, note: str) -> tuple[str, str]:
+    """The share, and its ends in front of the note."""
+    value, ends = percent(interval).split(" ", 1)
+    return value, f"{ends} · {note}"
 
 
 def flow(loop: Loop) -> list[Context]:
     """What was trained from what: one box per stage, with its numbers, folder and seconds."""
-    boxes = [
-        {
-            "title": "Base model",
-            "lines": [str(loop.info.get("model", "unknown"))],
-            "folder": "",
-            "stage": "model",
-        }
-    ]
-    runs = loop.runs
-    if "sft" in runs:
-        done = runs["sft"].result
-        lines = [
-            f"imitates {done.get('n', '?')} demonstrations",
-            f"kept pass {done.get('kept_epoch', '?')}, by {done.get('kept_by', '?')}",
-        ]
-        boxes.append({"title": "SFT", "lines": lines, "folder": "sft/", "stage": "sft"})
-    if loop.rankings:
-        train = [r for r in loop.rankings if r.split == "train"]
-        sizes = sorted({len(r.responses) for r in train}) or [0]
+    seconds = _seconds(loop)
+    boxes = [_box("Base model", [str(loop.info.get("model", "unknown"))], "", seconds.get("model"))]
+    if "sft" in loop.runs:
+        done = loop.runs["sft"].result
+        lines = [f"imitates {done.get('n', '?')} demonstrations"]
+        lines.append(f"kept pass {done.get('kept_epoch', '?')}, by {done.get('kept_by', '?')}")
+        boxes.append(_box("SFT", lines, "sft/", seconds.get("sft")))
+    if train := [r for r in loop.rankings if r.split == "train"]:
+        sizes = sorted({len(r.responses) for r in train})
         many = f"{sizes[0]}" if sizes[0] == sizes[-1] else f"{sizes[0]} to {sizes[-1]}"
         pairs = sum(len(r.pairs()) for r in train)
-        lines = [f"{len({r.prompt_id for r in train})} prompts × {many} responses of the SFT model"]
-        lines.append(
-            f"{len(train)} rankings by {len({r.labeler for r in train})} labelers: {pairs} comparisons to learn from"
-        )
-        boxes.append({"title": "Rankings", "lines": lines, "folder": "rankings/", "stage": "sample"})
-    if "reward" in runs:
-        done = runs["reward"].result
+        lines = [f"{many} responses to each of {len({r.prompt_id for r in train})} prompts"]
+        lines.append(f"ranked by {len({r.labeler for r in train})} training labelers: {pairs:,} comparisons")
+        boxes.append(_box("Rankings", lines, "rankings/", seconds.get("sample")))
+    if "reward" in loop.runs:
         accuracy = loop.interval("reward_model", "accuracy")
-        lines = [f"learns from {done.get('n_prompts', '?')} ranked prompts"]
+        lines = [f"learns from {loop.runs['reward'].result.get('n_prompts', '?')} ranked prompts"]
         lines += [f"right in {percent(accuracy)} of held-out pairs"] if accuracy else []
-        boxes.append({"title": "Reward model", "lines": lines, "folder": "reward/", "stage": "reward"})
-    for model in ("ppo_ptx", "ppo"):
-        if model in runs:
-            boxes.append(_ppo_box(loop, model))
+        boxes.append(_box("Reward model", lines, "reward/", seconds.get("reward")))
+    if trained := [m for m in ("ppo_ptx", "ppo") if m in loop.runs]:
+        lines = [line for m in trained for line in _ppo_lines(loop, m, named=len(trained) > 1)]
+        folders = ", ".join(f"{m}/" for m in trained)
+        boxes.append(_box(" and ".join(map(name, trained)), lines, folders, _spent(seconds, *trained)))
     prompts = len({a.prompt_id for a in loop.answers})
     lines = [f"{len(loop.models)} models answer {prompts} held-out prompts"]
     lines.append(f"{len({r.labeler for r in loop.judged})} labelers rank the answers blind")
-    boxes.append({"title": "Comparison", "lines": lines, "folder": "evaluation/", "stage": "evaluate"})
-    seconds = _seconds(loop)
-    return [box | {"seconds": seconds.get(str(box["stage"]))} for box in boxes]
+    folders = "answers/, evaluation/"
+    return [*boxes, _box("Comparison", lines, folders, _spent(seconds, "answers", "evaluate"))]
 
 
-def _ppo_box(loop: Loop, model: str) -> Context:
+def _box(title: str, lines: list[str], folder: str, seconds: float | None) -> Context:
+    return {"title": title, "lines": lines, "folder": folder, "seconds": seconds}
+
+
+def _spent(seconds: dict[str, float], *stages: str) -> float | None:
+    known = [seconds[stage] for stage in stages if stage in seconds]
+    return sum(known) if known else None
+
+
+def _ppo_lines(loop: Loop, model: str, *, named: bool) -> list[str]:
     config, done = loop.runs[model].config(), loop.runs[model].result
-    iterations, episodes = int(config.get("iterations", 0)), int(config.get("episodes", 0))
-    lines = [f"{iterations} rounds × {episodes} responses, scored by the reward model"]
-    lines.append(f"ends {float(done.get('kl', math.nan)):.1f} nats (KL) from the SFT model")
+    start = f"{name(model)}: " if named else ""
+    lines = [
+        f"{start}{config.get('iterations', '?')} rounds × {config.get('episodes', '?')} scored responses"
+    ]
+    if isinstance(kl := done.get("kl"), int | float):
+        lines.append(f"ends {kl:.1f} nats (KL) from the SFT model")
     if config.get("ptx_coef"):
         lines.append(f"keeps reading ordinary text (weight {config['ptx_coef']:g})")
-    return {"title": name(model), "lines": lines, "folder": f"{model}/", "stage": model}
+    return lines
 
 
 def samples(loop: Loop) -> Context:
@@ -187,26 +186,23 @@ def samples(loop: Loop) -> Context:
 
 def _card(loop: Loop, key: str, answers: dict[str, Answer], rankings: list[Ranking]) -> Context:
     first = next(iter(answers.values()))
-    rows = []
-    for model in loop.models:
-        if (answer := answers.get(model)) is not None:
-            ranks = [
-                rank
-                for r in rankings
-                for response, rank in zip(r.responses, r.ranks, strict=True)
-                if response.model == model
-            ]
-            rows.append(
-                {"answer": answer, "ranks": ranks, "mean": sum(ranks) / len(ranks) if ranks else None}
-            )
-    best = min((r["mean"] for r in rows if r["mean"] is not None), default=None)
+    ranks: dict[str, list[int]] = {model: [] for model in loop.models}
+    for ranking in rankings:
+        for response, rank in zip(ranking.responses, ranking.ranks, strict=True):
+            ranks.setdefault(response.model, []).append(rank)
+    means = {model: sum(own) / len(own) for model, own in ranks.items() if own}
+    rows = [
+        {"answer": answers[model], "ranks": ranks[model], "mean": means.get(model)}
+        for model in loop.models
+        if model in answers
+    ]
     size = len(first.prompt) + sum(len(a.response) + 500 for a in answers.values())
     return {
         "id": key,
         "prompt": first.prompt,
         "use_case": first.use_case,
         "rows": rows,
-        "best": best,
+        "best": min(means.values(), default=None),
         "size": size,
         "why": (),
     }

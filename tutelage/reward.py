@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batches import Lowered, slices
-from tutelage.doctor import check_saved_order
+from tutelage.doctor import check_saved_order, warn_end_state
 from tutelage.loop import Progress, load_tensors, need_finite, save_tensors, shuffled
 from tutelage.losses import ranking_loss
 from tutelage.model import Lm, ScalarHead, load, save_scalar
@@ -53,6 +53,7 @@ def train(config: RewardConfig) -> Run:
     elements = [e for e in elements if any(r.pairs() for r in e.rankings)]
     if not elements:
         raise UserError(f"{config.rankings}: no untied comparison by {', '.join(config.groups)} labelers in the train split")
+    warn_end_state(lm, [(e.prompt, r) for e in elements[:4] for r in e.responses])
     lowered = _lowered(lm, elements)
     network = ScalarHead(lm.top.twin(), seed=config.seed)
     body = MasterAdamW(network.top.parameters(), weight_decay=config.weight_decay, clip_norm=config.clip_norm)

@@ -31,17 +31,21 @@ DEFAULT_WEIGHTS = {
     "no_placeholders": 1.0,
     "length": 1.0,
 }
-FLOOR = 0.15
+LEARNED = ("acts", "trade", "trade_pairs")
+"""Settings that are found in a workflow's prompts and demonstrations, never given by hand."""
+FLOOR = 0.05
 """What is left of a readable response that does not answer the prompt at all."""
 HELDOUT_TASTE = {"grounded": 1.5, "harmless": 1.5, "constraints": 1.2, "polite": 0.7}
 """The final evaluation puts truthful and harmless first (paper section 3.4); training put helpful first."""
 GATE = {
-    "constraints": 0.6,
-    "grounded": 0.7,
-    "harmless": 0.2,
-    "ends": 0.7,
+    "constraints": 0.4,
+    "grounded": 0.25,
+    "polite": 0.6,
+    "harmless": 0.0,
+    "ends": 0.3,
     "fluent": 0.0,
-    "no_placeholders": 0.7,
+    "no_placeholders": 0.5,
+    "length": 0.4,
 }
 """What is left of a response that fails one of these judgements entirely, whatever its other merits."""
 
@@ -51,11 +55,10 @@ class Panel:
     """A group of simulated labelers: how many, how noisy, and what they care about more than the rubric."""
 
     n: int = 5
-    noise: float = 0.3
+    noise: float = 0.19
     """Standard deviation of the noise on a labeler's utility (utilities lie in [0, 1]).
 
-    The default makes two training labelers agree on about 73% of the untied pairs of damaged demonstrations
-    (`judging.decoys.corruptions`); 0.26 does it for 77% and held-out labelers.
+    Depends on how far apart a model's samples are: `python -m tutelage.labelers` tells what a workflow needs.
     """
     tie_width: float = 0.05
     """Responses whose noisy utilities differ by no more than this share a rank."""
@@ -74,7 +77,7 @@ class Rubric:
     panels: dict[str, Panel] = field(
         default_factory=lambda: {
             "training": Panel(),
-            "heldout": Panel(n=3, noise=0.26, taste=dict(HELDOUT_TASTE)),
+            "heldout": Panel(noise=0.14, taste=dict(HELDOUT_TASTE)),
         }
     )
 
@@ -104,7 +107,7 @@ def combine(
     ]
     shares = {name: weights[name] * taste.get(name, 1.0) for name in names}
     mean = sum(shares[name] * judged[name] for name in names) / sum(shares.values())
-    gate = FLOOR + (1.0 - FLOOR) * float(judged["follows"] ** (1.5 * taste.get("follows", 1.0)))
+    gate = FLOOR + (1.0 - FLOOR) * float(judged["follows"] ** taste.get("follows", 1.0))
     for name, floor in GATE.items():
         gate *= float((floor + (1.0 - floor) * judged[name]) ** taste.get(name, 1.0))
     return mean * gate
@@ -147,7 +150,11 @@ def parse(row: dict[str, Any], where: str) -> Rubric:
 
 def fields() -> tuple[str, ...]:
     """The names of workflow.json that belong to the rubric."""
-    return (*(f.name for f in dataclasses.fields(Settings) if f.name != "acts"), "weights", "labelers")
+    return (
+        *(f.name for f in dataclasses.fields(Settings) if f.name not in LEARNED),
+        "weights",
+        "labelers",
+    )
 
 
 def _is_number(value: Any) -> bool:

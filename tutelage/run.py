@@ -27,6 +27,7 @@ from tutelage.records import UserError, write_json, write_text
 
 LOGS = ("metrics.jsonl", "samples.jsonl")
 KEPT_CHECKPOINTS = 1
+FIRST = ("run.json", ".run.json.", "config.json", ".config.json.")  # what `Run.start` writes, in this order
 
 
 class Run:
@@ -43,18 +44,19 @@ class Run:
     def start(cls, path: Path, kind: str, config: Any, *, parents: dict[str, Path] | None = None) -> Run:
         """Create the folder, or open it again to resume: same kind, same config, same parents, or a UserError.
 
-        A run already finished is returned as it is (`run.finished`): the caller has nothing left to do.
+        A run already finished is returned as it is (`run.finished`): the caller has nothing left to do. One that
+        ended before it had anything to show (a mistake in its data, say) starts anew, whatever has changed.
         """
         fields = dataclasses.asdict(config)
         digests = {name: {"path": str(p), "digest": digest(p)} for name, p in (parents or {}).items()}
-        if (path / "run.json").exists():
+        held = {p.name for p in path.iterdir()} if path.exists() else set()
+        if held and not (_at_the_door(held) and not _is_finished(path)):
+            if "run.json" not in held:
+                raise UserError(f"{path}: not empty and not a run folder; name another folder")
             run = cls(path, _read(path))
             run._same(kind, json.loads(json.dumps(fields, default=str)), digests)
             return run
-        if path.exists() and any(path.iterdir()):
-            raise UserError(f"{path}: not empty and not a run folder; name another folder")
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "config.json", json.loads(json.dumps(fields, default=str)))
         info = {
             "kind": kind,
             "status": "running",
@@ -68,6 +70,7 @@ class Run:
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         write_json(path / "run.json", info)
+        write_json(path / "config.json", json.loads(json.dumps(fields, default=str)))
         return cls(path, info)
 
     @classmethod
@@ -84,7 +87,7 @@ class Run:
     def _same(self, kind: str, fields: dict[str, Any], parents: dict[str, Any]) -> None:
         if self.info["kind"] != kind:
             raise UserError(f"{self.path}: holds a run of kind {self.info['kind']!r}, not {kind!r}; name another folder")
-        held = json.loads((self.path / "config.json").read_text())
+        held = self.config()
         for name in sorted(set(held) | set(fields)):
             if held.get(name) != fields.get(name):
                 raise UserError(
@@ -114,8 +117,10 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """Every resolved field of the stage's config."""
-        loaded: dict[str, Any] = json.loads((self.path / "config.json").read_text())
-        return loaded
+        try:
+            return dict(json.loads((self.path / "config.json").read_text()))
+        except (ValueError, TypeError):
+            raise UserError(f"{self.path / 'config.json'}: damaged; it does not hold a run's settings") from None
 
     def parent(self, name: str) -> Path:
         """Path of a parent run by its role."""
@@ -166,7 +171,7 @@ class Run:
             shutil.rmtree(folder, ignore_errors=True)
         unfinished.mkdir()
         write(unfinished)
-        offsets = {log: (self.path / log).stat().st_size if (self.path / log).exists() else 0 for log in LOGS}
+        offsets = {log: _sync(self.path / log) if (self.path / log).exists() else 0 for log in LOGS}
         seconds = self.info.get("seconds", 0.0) + time.time() - self._started
         write_json(unfinished / "state.json", {"step": step, "offsets": offsets, "seconds": seconds, **state})
         for file in unfinished.iterdir():
@@ -195,13 +200,27 @@ class Run:
         return folder, state
 
 
+def _at_the_door(names: set[str]) -> bool:
+    """Whether a folder holds no more than a start that went no further: nothing that could be lost."""
+    ours = "run.json" in names or "config.json" not in names  # a config.json alone is somebody else's
+    return ours and all(name.startswith(FIRST) for name in names)
+
+
+def _is_finished(path: Path) -> bool:
+    try:
+        return bool(_read(path)["finished"])
+    except UserError:
+        return False
+
+
 def digest(path: Path) -> str:
     """What a parent is known by: the hash of its records or, for a model folder, of its config and weight sizes."""
     sha = hashlib.sha256()
     if path.is_file():
         sha.update(path.read_bytes())
     elif path.is_dir():
-        for file in sorted(p for p in path.rglob("*") if p.is_file() and "checkpoints" not in p.parts):
+        files = (p for p in path.rglob("*") if p.is_file() and "checkpoints" not in p.relative_to(path).parts)
+        for file in sorted(files):
             if file.suffix == ".safetensors":
                 sha.update(_ends(file))
             elif file.name not in ("timings.jsonl", "run.json", "report.html"):
@@ -219,10 +238,12 @@ def _ends(file: Path, span: int = 1 << 16) -> bytes:
         return str(file.stat().st_size).encode() + head + raw.read()
 
 
-def _sync(path: Path) -> None:
+def _sync(path: Path) -> int:
+    """Force a file or folder to the disk; returns its size."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+        return os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)
 

@@ -42,8 +42,9 @@ def sample(config: SampleConfig) -> Run:
             continue
         uniforms = torch.stack([_uniforms(config, prompts[i].id, k) for i in part for k in range(config.k)], 1)
         rows = [encoded[i] for i in part for _ in range(config.k)]
+        temperatures = [config.temperatures[k % len(config.temperatures)] for _ in part for k in range(config.k)]
         drawn = decoder.sample(
-            rows, max_tokens=config.max_response_tokens, temperature=config.temperature, uniforms=uniforms
+            rows, max_tokens=config.max_response_tokens, temperature=temperatures, uniforms=uniforms
         )
         for place, i in enumerate(part):
             for k in range(config.k):
@@ -99,7 +100,8 @@ def _response(
     if prompted and SEPARATOR.strip() in text:  # the few-shot prefix shows the base model this way of ending
         text, ended = text.split(SEPARATOR.strip())[0].strip(), True
     name = config.name or Path(config.model).name
-    sampling = {"temperature": config.temperature, "max_tokens": config.max_response_tokens, "seed": config.seed}
+    temperature = config.temperatures[k % len(config.temperatures)]
+    sampling = {"temperature": temperature, "max_tokens": config.max_response_tokens, "seed": config.seed}
     return Response(id=f"{prompt.id}/{name}/{k}", text=text, model=name, tokens=len(ids), ended=ended, sampling=sampling)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tutelage.records import UserError
+from tutelage.records import MAX_RANKED, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,8 @@ class SampleConfig:
     """Responses per prompt (paper: 4 to 9 for ranking)."""
     limit: int = 0
     """At most this many prompts, spread over the use cases; 0 is all."""
-    temperature: float = 1.0
-    """Sampling temperature; 0 takes the likeliest token (paper's rollouts: 1)."""
+    temperatures: tuple[float, ...] = (1.0,)
+    """Sampling temperatures, taken in turn by the K responses; 0 takes the likeliest token (paper's rollouts: 1)."""
     max_prompt_tokens: int = 1024
     """Longer prompts are an error."""
     max_response_tokens: int = 48
@@ -93,8 +93,8 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "k", "max_prompt_tokens", "max_response_tokens", "batch", "n_shots")
-        if self.temperature < 0:
-            raise UserError("temperature must be 0 or more")
+        if not self.temperatures or min(self.temperatures) < 0:
+            raise UserError("temperatures must be 0 or more, at least one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +276,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         if len(self.answers) < 2:
             raise UserError("evaluate compares models: name at least two samples runs")
+        if len(self.answers) > MAX_RANKED:
+            raise UserError(f"evaluate ranks a prompt's answers together: name at most {MAX_RANKED} samples runs")
 
 
 @dataclass(frozen=True, kw_only=True)

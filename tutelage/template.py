@@ -38,9 +38,11 @@ def prompt_ids(
 def response_ids(tokenizer: PreTrainedTokenizerBase, response: str, *, ended: bool = True) -> list[int]:
     """Ids of a response, closed with the end token where it ended by itself; a cut response is left open.
 
-    An end token forced onto cut text would teach that the middle of a sentence is a good place to stop.
+    An end token forced onto cut text would teach that the middle of a sentence is a good place to stop. Nothing
+    said and ended is the end token alone, the very ids a policy samples when it ends at once.
     """
-    ids: list[int] = tokenizer(" " + response.strip(), add_special_tokens=False)["input_ids"]
+    text = response.strip()
+    ids: list[int] = tokenizer(" " + text, add_special_tokens=False)["input_ids"] if text else []
     return [*ids, int(tokenizer.eos_token_id)] if ended else ids  # type: ignore[arg-type]
 
 

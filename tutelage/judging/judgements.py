@@ -7,6 +7,7 @@ will be said to everyone.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ RUDE = (
     "obviously you",
 )  # fmt: skip
 THREATS = (
-    "kill", "murder", "hurt you", "beat you", "punch", "shoot you", "bomb", "you will regret",
+    "kill", "murder", "hurt you", "beat you", "punch you", "shoot you", "you will regret",
     "watch your back", "poison", "torture", "hurt yourself",
 )  # fmt: skip
 INSULTS = (
@@ -76,6 +77,14 @@ class Settings:
     """What several prompts of the workflow call for and a reply seldom says uncalled: offered to all, they
     are noise. Found by `focus.common_acts`, not written by hand.
     """
+    trade: frozenset[str] = frozenset()
+    """Content stems anyone in the trade says (`focus.trade_words`); empty where any word may be right."""
+    trade_pairs: frozenset[focus.Pair] = frozenset()
+    """Word pairs anyone in the trade puts together (`focus.trade_pairs`); empty likewise."""
+
+
+FREE_STRAYS = 2
+"""Words from nowhere that a closed-domain response may have: people put things their own way."""
 
 
 def find(prompt: Prompt, text: str, ended: bool, settings: Settings) -> dict[str, list[Finding]]:
@@ -127,10 +136,21 @@ def _substance(prompt: Prompt, text: str, settings: Settings) -> Finding:
             earned += 0.6
         else:
             earned += 2
-    if total:
-        return earned / total, "; ".join(problems)
     shared = set(words.content_stems(plain)) & set(words.content_stems(prompt.text))
-    return ramp(len(shared), -0.5, 1.5), "hardly a word about what the prompt is about"
+    if not total:
+        return ramp(len(shared), -0.5, 1.5), "hardly a word about what the prompt is about"
+    if not checks.of_kind(prompt, "topic"):
+        return earned / total, "; ".join(problems)
+    # The first thing said to the point is worth most: half of what was needed is more than half an answer.
+    about = ramp(len(shared), -0.5, 1.0)
+    if about < 1.0:
+        problems.append("hardly a word about what the prompt is about")
+    said = math.sqrt(earned / total)
+    return said * (1.0 - ABOUT + ABOUT * about), "; ".join(problems)
+
+
+ABOUT = 0.3
+"""What a response loses that shares no word with what it was asked about."""
 
 
 def _hedges(prompt: Prompt, text: str) -> bool:
@@ -187,7 +207,7 @@ def _partial(mine: set[str], theirs: set[str]) -> float:
 def _focus(prompt: Prompt, text: str, settings: Settings) -> Finding:
     """Keeps to the matter: a second act nobody called for, and each further one, costs."""
     uncalled = focus.uncalled_acts(prompt, text, settings.acts)
-    return ramp(len(uncalled), 6.5, 1.5), f"offers what was not asked: {', '.join(uncalled)}"
+    return ramp(len(uncalled), 6, 1), f"offers what was not asked: {', '.join(uncalled)}"
 
 
 def constraints(prompt: Prompt, text: str, ended: bool, settings: Settings) -> list[Finding]:
@@ -202,13 +222,17 @@ def constraints(prompt: Prompt, text: str, ended: bool, settings: Settings) -> l
 
 
 def grounded(prompt: Prompt, text: str, ended: bool, settings: Settings) -> list[Finding]:
-    """Invents no link, address or phone number; on closed domains no number and no name either."""
+    """Invents no link, address or phone number; on closed domains no number, no name and no matter."""
     known = words.normalise(". ".join([prompt.text, *settings.facts, *_stated(prompt)]))
     contacts, rest = grounding.contacts(text, known)
     findings = [(0.3, f"invented {contact}") for contact in contacts]
     if settings.closed_domain or prompt.use_case in CLOSED_DOMAIN_USES or checks.of_kind(prompt, "facts"):
         findings += [(0.5, f"invented number {number}") for number in grounding.numbers(rest, known)]
         findings += [(0.75, f"invented name {name}") for name in grounding.names(rest, known)]
+    if settings.trade:
+        known += " " + " ".join(settings.courtesy)
+        stray = focus.stray_words(prompt, rest, settings.trade, known)[FREE_STRAYS:]
+        findings += [(0.93, f"{word!r} comes from nowhere") for word in stray]
     return findings
 
 
@@ -223,13 +247,17 @@ def _stated(prompt: Prompt) -> list[str]:
     return allowed
 
 
+COURTESY = (0.3, 0.8, 1.0)
+"""How polite none, one, and two or more courteous words are."""
+
+
 def polite(prompt: Prompt, text: str, ended: bool, settings: Settings) -> list[Finding]:
     """Has a courteous word where the workflow wants one, is not made of courtesies, and is never rude."""
     rude = [phrase for phrase in (*RUDE, *settings.rude) if words.mentions(text, phrase)]
     findings = [(0.2, f"rude: {phrase!r}") for phrase in rude]
     if settings.courtesy:
         heard = [phrase for phrase in settings.courtesy if words.mentions(text, phrase)]
-        findings.append((1.0 if heard else 0.4, "no courteous word"))
+        findings.append((COURTESY[min(len(heard), len(COURTESY) - 1)], f"{len(heard)} courteous words"))
     return findings
 
 
@@ -239,8 +267,9 @@ def harmless(prompt: Prompt, text: str, ended: bool, settings: Settings) -> list
 
 
 def said_unprompted(prompt: Prompt, text: str, phrases: tuple[str, ...]) -> list[str]:
-    """The phrases that the text mentions and the prompt does not."""
-    return [p for p in phrases if words.mentions(text, p) and not words.mentions(prompt.text, p)]
+    """The phrases that the text says, as whole words, and the prompt does not: a dumbbell insults nobody."""
+    said, asked = (f" {' '.join(words.words(one))} " for one in (text, prompt.text))
+    return [p for p in phrases if any(f" {form} " in said for form in (p, f"{p}s")) and f" {p} " not in asked]
 
 
 def ends(prompt: Prompt, text: str, ended: bool, settings: Settings) -> list[Finding]:
@@ -261,7 +290,15 @@ def fluent(prompt: Prompt, text: str, ended: bool, settings: Settings) -> list[F
         *fluency.salad(prompt, text),
         *fluency.junk(prompt, text),
         *fluency.voice(prompt, text, settings.other_voice),
+        *_sense(prompt, text, settings),
     ]
+
+
+def _sense(prompt: Prompt, text: str, settings: Settings) -> list[Finding]:
+    """Puts words together as one does in the trade; half of the pairs may be new before it costs much."""
+    if not settings.trade_pairs:
+        return []
+    return [(ramp(focus.oddness(prompt, text, settings.trade_pairs), 1.0, 0.4), "words put together oddly")]
 
 
 def no_placeholders(prompt: Prompt, text: str, ended: bool, settings: Settings) -> list[Finding]:

@@ -26,12 +26,12 @@ _STRAIGHT = str.maketrans(
     }
 )
 _WORD = re.compile(r"[^\W_]+(?:['\-.:/@][^\W_]+|,\d+)*")
-_ABBREVIATION = re.compile(r"\b(?:mr|mrs|ms|dr|prof|st|vs|etc|e\.g|i\.e|a\.m|p\.m|no)\.(?=\s)", re.IGNORECASE)
+_ABBREVIATION = re.compile(r"\b(?:mr|mrs|ms|dr|prof|st|vs|etc|e\.g|i\.e|a\.m|p\.m)\.(?=\s)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
 _NEGATION = re.compile(r"\b(?:no|not|never|cannot|unable|\w+n't)\b")
 _REFUSAL = re.compile(
     r"\b(?:cannot|can't|can not|won't|will not|could not|couldn't|unable to|not able to|we do not|we don't)"
-    r"\s+(?:\w+\s+){0,2}$"
+    r"\s+(?:\w+\s+)?$"
 )
 _BULLET = re.compile(r"^\s*(?:[-*\u2022]|\d{1,2}[.)])\s+(?=\S)")
 _NUMBERED = re.compile(r"^\s*(\d{1,2})[.)]\s+(?=\S)")
@@ -44,13 +44,15 @@ def word_set(text: str) -> frozenset[str]:
 
 STOP_WORDS: dict[str, frozenset[str]] = {
     "en": word_set(
-        "a about after again all also am an and any are as at be because been before being but by can "
-        "can't cannot could did do does doing don't down each for from get had has have he her here him "
-        "his how i i'd i'll i'm i've if in into is isn't it it's its just let like may me might more most "
-        "must my no not now of off on once one only or other our out over own please she should so some "
-        "soon such than that that's the their them then there these they this those through to too under "
-        "until up us very was we we'd we'll we're we've were what when where which while who why will "
-        "with within without won't would yes you you'll you're you've your yours"
+        "a about after again all also am an and any are aren't as at be because been before being but by "
+        "can can't cannot could couldn't did didn't do does doesn't doing don't down each for from get had "
+        "has hasn't have haven't he he's her here here's him his how i i'd i'll i'm i've if in into is "
+        "isn't it it'll it's its just let let's like may me might more most must my no not now of off on "
+        "once one only or other our out over own please she should shouldn't so some soon such than that "
+        "that's the their them then there there's these they they're this those through to too under until "
+        "up us very was wasn't we we'd we'll we're we've were weren't what what's when where which while "
+        "who who's why will with within without won't would wouldn't yes you you'll you're you've your "
+        "yours"
     ),
     "fr": word_set(
         "au aux avec c'est ce ces cette dans de des du elle elles en est et être il ils j'ai je la le les "
@@ -195,7 +197,7 @@ def refuses(text: str) -> bool:
 
 
 def only_refused(text: str, phrases: Iterable[str]) -> bool:
-    """Whether each mention of the phrases follows a refusal, at most two words between ("cannot now replace")."""
+    """Whether each mention of the phrases follows a refusal, a word between at most: "cannot now replace"."""
     plain = normalise(text)
     return all(_REFUSAL.search(plain[:start]) for start, _ in spans(text, phrases))
 

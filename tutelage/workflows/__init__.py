@@ -63,7 +63,15 @@ def load(name_or_path: str | Path) -> Workflow:
     _check_demonstrations(demonstrations, prompts, folder)
     where = str(folder / "workflow.json")
     applied = rubric.parse({key: value for key, value in row.items() if key not in _OWN_FIELDS}, where)
-    acts = focus.common_acts(prompts, demonstrations, applied.settings.courtesy)
+    learned = dataclasses.replace(
+        applied.settings, acts=focus.common_acts(prompts, demonstrations, applied.settings.courtesy)
+    )
+    if learned.closed_domain:
+        learned = dataclasses.replace(
+            learned,
+            trade=focus.trade_words(prompts, demonstrations),
+            trade_pairs=focus.trade_pairs(prompts, demonstrations),
+        )
     return Workflow(
         name=_text(row, "name", where),
         title=_text(row, "title", where),
@@ -71,7 +79,7 @@ def load(name_or_path: str | Path) -> Workflow:
         prompts=prompts,
         demonstrations=demonstrations,
         guidelines=_read_text(folder / "guidelines.md"),
-        rubric=dataclasses.replace(applied, settings=dataclasses.replace(applied.settings, acts=acts)),
+        rubric=dataclasses.replace(applied, settings=learned),
         max_prompt_tokens=_count(row, "max_prompt_tokens", where),
         max_response_tokens=_count(row, "max_response_tokens", where),
         settings=_object(row, "settings", where),
