@@ -68,8 +68,9 @@ def _config(kind: Any) -> Any:
 
 def _networks(model: str, layers: str) -> Any:
     """The page's four networks, the reward model fresh instead of from a run."""
-    from tutelage.model import ScalarHead, load
+    from tutelage.model import load
     from tutelage.ppo import Networks
+    from tutelage.scalar import ScalarHead
 
     lm = endless(load(model, trainable_layers="all" if layers == "all" else int(layers), dtype="bf16"))
     reward = ScalarHead(lm.top.twin()).requires_grad_(False)

@@ -48,8 +48,7 @@ def train(model: str, iterations: int, clock: Clock, folder: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
     policy, reference = (AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16) for _ in range(2))
     value, reward = (
-        AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.bfloat16)
-        for _ in range(2)
+        AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.bfloat16) for _ in range(2)
     )
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(100, len(tokenizer), (EPISODES, TOKENS), generator=generator).tolist()

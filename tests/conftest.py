@@ -18,9 +18,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads and forked test processes do not mix
 
 # A busy machine is no failure, and the same commit passes or fails the same way every time.
-settings.register_profile(
-    "house", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("house", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
 
 TINY_ARCHITECTURES = ("llama", "gpt2", "gpt_neox", "gemma3_text")

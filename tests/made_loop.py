@@ -126,9 +126,7 @@ def _frontier(model: str) -> list[dict[str, Any]]:
 
 def _stages(out: Path, rng: random.Random, ppo_runs: list[str]) -> None:
     data = out / "data"
-    run = Run.start(
-        out / "sft", "sft", SftConfig(demonstrations=data / "demonstrations.jsonl", out=out / "sft")
-    )
+    run = Run.start(out / "sft", "sft", SftConfig(demonstrations=data / "demonstrations.jsonl", out=out / "sft"))
     for step in range(30):
         held = {"loss/heldout": 2.5 / (1 + step / 9)} if step % 10 == 9 else {}
         run.log("metrics.jsonl", {"step": step, "epoch": step // 10, "loss/train": 3 / (1 + step / 9)} | held)

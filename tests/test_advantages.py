@@ -24,7 +24,7 @@ def counted(rows: int, width: int, seed: int = 0) -> Tensor:
 
 
 def test_rewards_by_hand() -> None:
-    # beta 0.1; log ratios (1, -2, _) and (0.5, 0.5, 3); the score lands on the last real token, the end token:
+    # beta 0.1; log ratios (1, -2, _) and (0.5, 0.5, 3); the score lands on the last real token:
     #   row 0 (2 tokens): -0.1, +0.2 + 5, 0          row 1 (3 tokens): -0.05, -0.05, -0.3 - 1
     logprobs = torch.tensor([[-1.0, -4.0, 0.0], [-1.0, -1.0, -1.0]])
     reference = torch.tensor([[-2.0, -2.0, 0.0], [-1.5, -1.5, -4.0]])

@@ -41,9 +41,7 @@ class Loop:
         }
         config = configs[name]()
         values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-        changed = {
-            n: v for n, v in values.items() if v != type(config).__dataclass_fields__[n].default
-        } | changes
+        changed = {n: v for n, v in values.items() if v != type(config).__dataclass_fields__[n].default} | changes
         return [name] + [
             word
             for option, value in changed.items()
@@ -200,12 +198,8 @@ def write_workflow(folder: Path, data: Data) -> Path:
 
 
 @pytest.mark.parametrize("split", ["valid", "nothing at all"])
-@pytest.mark.parametrize(
-    ("command", "kind"), [("sft", "demonstrations"), ("reward", "rankings"), ("ppo", "prompts")]
-)
-def test_an_empty_split(
-    command: str, kind: str, split: str, loop: Loop, refused: Refused, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("command", "kind"), [("sft", "demonstrations"), ("reward", "rankings"), ("ppo", "prompts")])
+def test_an_empty_split(command: str, kind: str, split: str, loop: Loop, refused: Refused, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in getattr(loop.data, kind).read_text().splitlines()]
     file = tmp_path / f"{kind}.jsonl"
     write_text(file, "".join(json.dumps(row) + "\n" for row in rows if row["split"] == split))
@@ -249,9 +243,7 @@ def test_bad_pretraining_text(
     if text is not None:
         write_text(file, text)
     said = refused(
-        loop.words(
-            command, tmp_path / "run", pretraining=file, **({"ptx_tokens": 64} if command == "ppo" else {})
-        )
+        loop.words(command, tmp_path / "run", pretraining=file, **({"ptx_tokens": 64} if command == "ppo" else {}))
     )
     assert said.startswith(f"{file}: pretraining text ")
     assert complaint in said
@@ -281,9 +273,7 @@ def test_a_loss_that_is_no_number(
         patch.setattr(page, loss, broken)
         if command in checks:  # they call the loss too, and are not what is tested here
             patch.setattr(page, checks[command], lambda *_: None)
-        longer = {"sft": ["--epochs", "4"], "reward": ["--epochs", "4"], "ppo": ["--iterations", "6"]}[
-            command
-        ]
+        longer = {"sft": ["--epochs", "4"], "reward": ["--epochs", "4"], "ppo": ["--iterations", "6"]}[command]
         assert "became nan at step" in refused([*words, *longer])
     assert (tmp_path / "run" / "checkpoints" / "latest").exists()
     assert cli.main([*words, *longer]) == 0
@@ -405,9 +395,7 @@ def test_a_damaged_run_folder(file: str, loop: Loop, refused: Refused, tmp_path:
     assert refused(loop.words("sft", folder)).startswith(f"{folder / file}: ")
 
 
-def test_a_damaged_checkpoint(
-    loop: Loop, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_checkpoint(loop: Loop, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = loop.words("sft", tmp_path / "run", epochs=2)
     with monkeypatch.context() as patch:
         patch.setattr(sft, "save_lm", lambda *_: cli.main(["nonsense"]) and _interrupt())
@@ -422,9 +410,7 @@ def _interrupt() -> None:
 
 
 @pytest.mark.parametrize("damage", ["{}", "not JSON", None])
-def test_a_reward_model_without_its_shift(
-    damage: str | None, loop: Loop, refused: Refused, tmp_path: Path
-) -> None:
+def test_a_reward_model_without_its_shift(damage: str | None, loop: Loop, refused: Refused, tmp_path: Path) -> None:
     shutil.copytree(loop.reward, tmp_path / "reward")
     file = tmp_path / "reward" / "model" / "scalar.json"
     file.unlink() if damage is None else file.write_text(damage)

@@ -43,9 +43,13 @@ def saved(folder: Path, value: Any) -> Path:
 
 CONFIGS = (
     settings.SftConfig(
-        demonstrations=Path("d.jsonl"), out=Path("o"), pretraining=Path("t.txt"), trainable_layers="all", lr=1e-5
+        demonstrations=Path("d.jsonl"),
+        out=Path("o"),
+        pretraining=Path("t.txt"),
+        trainable_layers="all",
+        lr=1e-5,
     ),
-    settings.SampleConfig(model="m", prompts=Path("p.jsonl"), out=Path("o"), shots=Path("d.jsonl"), split="test"),
+    settings.SampleConfig(model="m", prompts=Path("p.jsonl"), out=Path("o"), temperatures=(1.0, 0.5), split="test"),
     settings.RankConfig(samples=Path("s"), workflow="support", out=Path("o"), labelers=3),
     settings.RewardConfig(model="m", rankings=Path("r.jsonl"), out=Path("o"), groups=("training", "extra")),
     settings.PpoConfig(policy=Path("s"), reward=Path("r"), prompts=Path("p"), out=Path("o"), pretraining=Path("t")),
@@ -72,7 +76,8 @@ def test_every_stages_config_survives_its_run_folder(tmp_path: Path, config: Any
 
 
 def test_words_become_fields() -> None:
-    found = parse(Small, "--out runs/x --layers all --more a b --names p q --text t --lr 3e-4 --flag".split(), "x")
+    words = "--out runs/x --layers all --more a b --names p q --text t --lr 3e-4 --flag"
+    found = parse(Small, words.split(), "x")
     assert found == Small(
         out=Path("runs/x"),
         layers="all",
@@ -150,8 +155,10 @@ def test_a_wrong_config_file_is_one_line_that_names_it(tmp_path: Path, value: An
     [
         (settings.SftConfig, {"epochs": 0}, "epochs must be more than 0"),
         (settings.SftConfig, {"pretraining_share": 1.0}, "pretraining_share must be"),
-        (settings.SampleConfig, {"temperature": -1.0}, "temperature must be"),
+        (settings.SampleConfig, {"temperatures": [1.0, -0.5]}, "temperatures must be"),
         (settings.PpoConfig, {"episodes": 50, "ptx_coef": 0.0}, "multiple of minibatch"),
+        (settings.PpoConfig, {"ema": 1.0, "ptx_coef": 0.0}, "ema must be"),
+        (settings.PpoConfig, {"ema": 0.0, "keep": "ema", "ptx_coef": 0.0}, "no weight average to keep"),
         (settings.PpoConfig, {}, "ptx_coef is set but no pretraining text"),
         (settings.EvaluateConfig, {"answers": ["a"]}, "at least two"),
     ],

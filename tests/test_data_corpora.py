@@ -146,7 +146,5 @@ def test_dolly_and_its_relatives(tmp_path: Path) -> None:
         ("Name a fish.", "open QA"),
     ]
     assert len({d.id for d in imported.demonstrations}) == 3
-    imported = load(
-        write(tmp_path / "b.jsonl", [{"instruction": "Sum up.", "input": "A text.", "output": "Text."}])
-    )
+    imported = load(write(tmp_path / "b.jsonl", [{"instruction": "Sum up.", "input": "A text.", "output": "Text."}]))
     assert (imported.demonstrations[0].prompt, imported.notes) == ("Sum up.\n\nA text.", ())

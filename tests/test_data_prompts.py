@@ -37,9 +37,7 @@ def reasons(collected: Collected) -> dict[str, str]:
 
 
 def test_equal_prompts_are_kept_once_whatever_their_case_and_spacing() -> None:
-    got = collect(
-        [prompt("a", "Name a fish."), prompt("b", "  name A\nfish.", "bob"), prompt("c", "Name a fish")]
-    )
+    got = collect([prompt("a", "Name a fish."), prompt("b", "  name A\nfish.", "bob"), prompt("c", "Name a fish")])
     assert ids(got.kept) == ["a", "c"]
     assert reasons(got) == {"b": "duplicate: same beginning as a"}
 

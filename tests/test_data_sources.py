@@ -65,9 +65,7 @@ RANKINGS = [
     Ranking(
         prompt_id="p1",
         prompt="Name a fish.",
-        responses=tuple(
-            Response(id=f"r{i}", text=f"fish {i}", model="sft", sampling={"top_p": 1.0}) for i in range(3)
-        ),
+        responses=tuple(Response(id=f"r{i}", text=f"fish {i}", model="sft", sampling={"top_p": 1.0}) for i in range(3)),
         ranks=(1, 1, 2),
         ratings=tuple(Rating(likert=i + 3, flags={"hallucination": True}) for i in range(3)),
         labeler="l",
@@ -84,12 +82,8 @@ LIST_PREFERENCE = {
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.csv", "a.tsv.gz", "a.parquet"])
-@pytest.mark.parametrize(
-    "records", [PROMPTS, DEMONSTRATIONS, RANKINGS], ids=["prompts", "demonstrations", "rankings"]
-)
-def test_own_records_come_back_as_they_were_from_any_container(
-    name: str, records: list[Any], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("records", [PROMPTS, DEMONSTRATIONS, RANKINGS], ids=["prompts", "demonstrations", "rankings"])
+def test_own_records_come_back_as_they_were_from_any_container(name: str, records: list[Any], tmp_path: Path) -> None:
     path = tmp_path / name
     save(path, [to_dict(record) for record in records])
     imported = load(path)

@@ -6,13 +6,14 @@ import ast
 import dataclasses
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tinyloop import ppo_config, reward_config, sft_config, write_data
 
-from tutelage import cli
+from tutelage import cli, config, settings
 from tutelage.evaluate.text import TextStats
 from tutelage.evaluate.winrate import WinRate
 
@@ -157,6 +158,25 @@ def test_files_and_commands_that_pages_name_exist(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
     commands = re.findall(r"(?:^|`)tutelage ([a-z]+)", text, flags=re.M)
     assert set(commands) <= set(cli.COMMANDS)
+
+
+STAGES = {
+    "sft": settings.SftConfig,
+    "sample": settings.SampleConfig,
+    "rank": settings.RankConfig,
+    "reward": settings.RewardConfig,
+    "ppo": settings.PpoConfig,
+    "evaluate": settings.EvaluateConfig,
+}
+
+
+def test_the_readme_s_commands_are_understood() -> None:
+    """Each stage's command line, as printed, parses."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [shlex.split(line) for line in re.findall(r"^tutelage (.+--out .+)$", text, flags=re.M)]
+    assert {words[0] for words in lines} == set(STAGES)
+    for name, *words in lines:
+        config.parse(STAGES[name], words, f"tutelage {name}")
 
 
 def test_pages_that_the_code_names_exist() -> None:

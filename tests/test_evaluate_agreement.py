@@ -36,9 +36,7 @@ def ranking(
     return Ranking(
         prompt_id=prompt,
         prompt=prompt,
-        responses=tuple(
-            Response(id=f"{prompt}-{name}", text="x", model=name) for name in order[: len(ranks)]
-        ),
+        responses=tuple(Response(id=f"{prompt}-{name}", text="x", model=name) for name in order[: len(ranks)]),
         ranks=tuple(map(int, ranks)),
         ratings=tuple(Rating(likert=int(n), flags=f) for n, f in zip(likert, flags, strict=False)),
         labeler=labeler,
@@ -95,9 +93,7 @@ def test_across_groups_only_labelers_of_both_are_paired() -> None:
 def test_random_labelers_agree_as_chance_says() -> None:
     random = np.random.default_rng(0)
     rankings = [
-        ranking(f"p{i}", "".join(random.permutation(list("1234"))), labeler)
-        for i in range(300)
-        for labeler in "xy"
+        ranking(f"p{i}", "".join(random.permutation(list("1234"))), labeler) for i in range(300) for labeler in "xy"
     ]
     got = agreement_within(rankings)
     assert got.untied is not None and got.untied == got.strict == got.half
@@ -209,17 +205,13 @@ def test_alpha_against_the_package(units: list[list[int | None]]) -> None:
     package = pytest.importorskip("krippendorff")
     given_units = [[value for value in unit if value is not None] for unit in units]
     pairable = {value for unit in given_units if len(unit) > 1 for value in unit}
-    table = np.array(
-        [[math.nan if value is None else value for value in unit] for unit in units], dtype=float
-    ).T
+    table = np.array([[math.nan if value is None else value for value in unit] for unit in units], dtype=float).T
     for level in ("nominal", "ordinal"):
         got = krippendorff_alpha(given_units, level)
         if len(pairable) < 2:
             assert got is None
         else:
-            assert got == pytest.approx(
-                package.alpha(reliability_data=table, level_of_measurement=level), abs=1e-9
-            )
+            assert got == pytest.approx(package.alpha(reliability_data=table, level_of_measurement=level), abs=1e-9)
 
 
 def test_likert_alpha_is_ordinal() -> None:

@@ -49,8 +49,7 @@ def simulated(scale: float, n: int = 6000) -> list[ScoredPair]:
     gaps = random.normal(0, 1.5, n)
     first = random.random(n) < 1 / (1 + np.exp(-gaps))
     return [
-        ScoredPair(f"p{i}", float(scale * gap), bool(ok))
-        for i, (gap, ok) in enumerate(zip(gaps, first, strict=True))
+        ScoredPair(f"p{i}", float(scale * gap), bool(ok)) for i, (gap, ok) in enumerate(zip(gaps, first, strict=True))
     ]
 
 
@@ -82,9 +81,7 @@ def test_brier_against_scipy_free_definition_and_sklearn_like_bins() -> None:
 @given(st.lists(st.tuples(st.floats(-50, 50), st.booleans(), st.booleans()), min_size=1, max_size=20))
 def test_turning_pairs_round_changes_nothing(rows: list[tuple[float, bool, bool]]) -> None:
     straight = [ScoredPair(f"p{i % 4}", gap, ok) for i, (gap, ok, _) in enumerate(rows)]
-    turned = [
-        ScoredPair(f"p{i % 4}", -gap if turn else gap, ok != turn) for i, (gap, ok, turn) in enumerate(rows)
-    ]
+    turned = [ScoredPair(f"p{i % 4}", -gap if turn else gap, ok != turn) for i, (gap, ok, turn) in enumerate(rows)]
     one, other = calibrate(straight), calibrate(turned)
     assert one.accuracy == other.accuracy and one.bins == other.bins and one.ece == other.ece
     assert one.brier == pytest.approx(other.brier) and one.spread == other.spread

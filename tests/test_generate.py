@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,19 @@ from tutelage.data.batches import pack
 from tutelage.generate import BLOCK, Decoder, PackedLinear, Sampled, StaticCache, draw, pad_left
 from tutelage.losses import token_logprobs
 from tutelage.model import Lm, Top, TrainableLayers, load
+from tutelage.records import UserError
 
 TinyModel = Callable[[str], Path]
 CPU = torch.device("cpu")
 LAST = 1 - 2**-24  # the largest number torch.rand gives
-PROMPTS = [[5, 9, 300, 17], [7], list(range(10, 34)), [50, 51, 52], [200] * 9, [40, 41]]  # one beyond gemma's window
+PROMPTS = [
+    [5, 9, 300, 17],
+    [7],
+    list(range(10, 34)),
+    [50, 51, 52],
+    [200] * 9,
+    [40, 41],
+]  # one beyond gemma's window
 TOKENS = 12
 
 architectures = pytest.mark.parametrize("architecture", TINY_ARCHITECTURES)
@@ -41,9 +49,14 @@ def uniform(*shape: int, seed: int = 0) -> Tensor:
 VOCABULARIES = (5, 60, BLOCK, BLOCK + 1, 3 * BLOCK, 1100)
 
 
+def one_each(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """A draw from each row. fp32 logits are overwritten: `draw` gets a copy."""
+    return draw(logits.clone(), uniforms, torch.full((len(logits),), temperature))
+
+
 def drawn(row: Tensor, uniforms: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Many draws from one row of logits."""
-    return draw(row.repeat(len(uniforms), 1), uniforms, temperature)
+    return one_each(row.repeat(len(uniforms), 1), uniforms, temperature)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -64,7 +77,7 @@ def test_frequencies_are_those_of_the_softmax(vocabulary: int, temperature: floa
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 def test_evenly_spread_numbers_give_every_token_its_share(vocabulary: int) -> None:
-    # inverse-CDF sampling of an even grid: each token's count is its probability, but for the two ends of its interval
+    # inverse-CDF sampling of an even grid: a token's count is its probability, but for its interval's ends
     n = 20_000
     row = numbers(vocabulary, seed=vocabulary)
     token, _ = drawn(row, (torch.arange(n) + 0.5) / n)
@@ -77,7 +90,7 @@ def test_evenly_spread_numbers_give_every_token_its_share(vocabulary: int) -> No
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0, 0.0])
 def test_the_logprob_is_that_of_the_distribution_sampled_from(vocabulary: int, temperature: float) -> None:
     logits = 3 * numbers(64, vocabulary)
-    token, logprob = draw(logits.clone(), uniform(64), temperature)
+    token, logprob = one_each(logits, uniform(64), temperature)
     expected = (logits / (temperature or 1)).log_softmax(1).gather(1, token[:, None]).squeeze(1)
     assert logprob.dtype == torch.float32
     torch.testing.assert_close(logprob, expected, rtol=1e-5, atol=1e-5)
@@ -88,7 +101,7 @@ def test_the_edges_of_the_unit_interval_draw_real_tokens(vocabulary: int) -> Non
     logits = 4 * numbers(50, vocabulary)
     logits[:, 0] = logits[:, -1] = -torch.inf  # neither end of the vocabulary can be drawn
     for edge in (0.0, LAST):
-        token, logprob = draw(logits.clone(), torch.full((50,), edge), 1.0)
+        token, logprob = one_each(logits, torch.full((50,), edge))
         assert torch.isfinite(logprob).all()
         assert ((token > 0) & (token < vocabulary - 1)).all()
         if edge == 0:
@@ -115,23 +128,36 @@ def test_a_sure_token_is_drawn_with_logprob_zero() -> None:
 @pytest.mark.parametrize("size", [1e-3, 1.0, 80.0])
 def test_rows_are_drawn_apart_whatever_their_size(size: float) -> None:
     logits, uniforms = size * numbers(8, 600) + 100 * numbers(8, 1, seed=1), uniform(8)
-    together = draw(logits.clone(), uniforms, 1.0)
+    together = one_each(logits, uniforms)
     for n in range(8):
-        token, logprob = draw(logits[n : n + 1].clone(), uniforms[n : n + 1], 1.0)
+        token, logprob = one_each(logits[n : n + 1], uniforms[n : n + 1])
         assert token == together[0][n]
         torch.testing.assert_close(logprob[0], together[1][n])
 
 
-def test_temperature_zero_takes_the_largest_logit() -> None:
-    logits = numbers(20, 700)
-    token, _ = draw(logits, uniform(20), 0.0)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_temperature_zero_takes_the_largest_logit(dtype: torch.dtype) -> None:
+    logits = numbers(20, 700).to(dtype)
+    token, _ = one_each(logits, uniform(20), 0.0)
     assert torch.equal(token, logits.argmax(1))
+    near = torch.tensor([[0.0, 1e-9, -1.0]])  # nearer than two probabilities can lie apart in fp32
+    assert one_each(near, uniform(1), 0.0)[0].item() == 1
+
+
+def test_every_row_has_its_own_temperature() -> None:
+    logits, uniforms = 3 * numbers(6, 600), uniform(6)
+    heat = torch.tensor([0.0, 0.3, 1.0, 0.0, 2.5, 1.0])
+    token, logprob = draw(logits.clone(), uniforms, heat)
+    for n in range(6):
+        expected = one_each(logits[n : n + 1], uniforms[n : n + 1], float(heat[n]))
+        assert token[n] == expected[0]
+        torch.testing.assert_close(logprob[n], expected[1][0])
 
 
 def test_bf16_logits_are_drawn_from_in_fp32() -> None:
     logits = numbers(30, 700).bfloat16()
     uniforms = uniform(30)
-    found, expected = draw(logits, uniforms, 0.8), draw(logits.float(), uniforms, 0.8)
+    found, expected = one_each(logits, uniforms, 0.8), one_each(logits.float(), uniforms, 0.8)
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1], expected[1])
 
@@ -194,7 +220,7 @@ def sampled(
     prompts: list[list[int]] = PROMPTS,
     *,
     top: Top | None = None,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
     uniforms: Tensor | None = None,
     tokens: int = TOKENS,
     **more: Any,
@@ -281,7 +307,9 @@ def test_its_logprobs_are_the_trainers(
 def test_bf16_logprobs_are_near_the_trainers(tiny_model_dir: TinyModel, architecture: str) -> None:
     lm = opened(tiny_model_dir(architecture), 2, "bf16")
     found = sampled(lm)
-    gaps = torch.cat([r[m] - e for r, m, e in zip(found.logprobs, found.mask, trainers(lm, lm.top, found, 1.0), strict=True)])
+    gaps = torch.cat(
+        [r[m] - e for r, m, e in zip(found.logprobs, found.mask, trainers(lm, lm.top, found, 1.0), strict=True)]
+    )
     assert gaps.abs().mean() < 0.05
     assert gaps.mean().abs() < 0.02
 
@@ -314,6 +342,18 @@ def test_the_order_of_the_batch_changes_nothing(tiny_model_dir: TinyModel) -> No
     forwards = sampled(lm, PROMPTS, uniforms=uniforms)
     backwards = sampled(lm, PROMPTS[::-1], uniforms=uniforms.flip(1))
     assert responses(forwards) == responses(backwards)[::-1]
+
+
+def test_every_prompt_has_its_own_temperature(tiny_model_dir: TinyModel) -> None:
+    lm, heat = opened(tiny_model_dir("llama")), [0.0, 0.5, 1.0, 2.0, 0.0, 0.7]
+    uniforms = uniform(30, len(PROMPTS), seed=6)
+    ending_often(lm, sampled(lm, uniforms=uniforms, temperature=heat, tokens=30))  # rows leave: each keeps its own
+    together = sampled(lm, uniforms=uniforms, temperature=heat, tokens=30)
+    assert together.ended.any()
+    for n, prompt in enumerate(PROMPTS):
+        alone = sampled(lm, [prompt], uniforms=uniforms[:, n : n + 1], temperature=heat[n], tokens=30)
+        assert responses(alone)[0] == responses(together)[n]
+        torch.testing.assert_close(alone.logprobs[0], together.logprobs[n], rtol=0, atol=1e-5)
 
 
 @architectures
@@ -359,6 +399,15 @@ def test_a_response_that_is_cut_has_not_ended(tiny_model_dir: TinyModel) -> None
     assert sampled(lm).ended[0]
 
 
+@architectures
+def test_a_prompt_without_room_for_the_response_is_one_line(tiny_model_dir: TinyModel, architecture: str) -> None:
+    lm = opened(tiny_model_dir(architecture))
+    full = [list(range(2, 118)), [5]]  # 116 and 12 tokens: just the model's 128 positions
+    assert sampled(lm, full).mask.all()
+    with pytest.raises(UserError, match="a prompt of 117 tokens and 12 to come, for 128 positions"):
+        sampled(lm, [[*full[0], 5], [5]])
+
+
 def test_single_prompts_stream_every_token(tiny_model_dir: TinyModel) -> None:
     lm, heard = opened(tiny_model_dir("llama")), []
     ending_with(lm, responses(sampled(lm, PROMPTS[:1]))[0][6])
@@ -375,7 +424,9 @@ def test_a_new_decoder_sees_what_training_changed(tiny_model_dir: TinyModel, dty
     move(lm.top)
     after = sampled(lm)
     assert responses(after) != responses(before)
-    gaps = torch.cat([r[m] - e for r, m, e in zip(after.logprobs, after.mask, trainers(lm, lm.top, after, 1.0), strict=True)])
+    gaps = torch.cat(
+        [r[m] - e for r, m, e in zip(after.logprobs, after.mask, trainers(lm, lm.top, after, 1.0), strict=True)]
+    )
     assert gaps.abs().mean() < (1e-5 if dtype == "fp32" else 0.05)
 
 

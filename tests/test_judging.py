@@ -55,9 +55,7 @@ class TestWords:
     def test_language(self, code: str, text: str) -> None:
         assert words.language(text) == code
         assert checks.keep({"kind": "language", "code": code}, text) == 1.0
-        assert all(
-            checks.keep({"kind": "language", "code": c}, text) <= 0.5 for c in words.LANGUAGES if c != code
-        )
+        assert all(checks.keep({"kind": "language", "code": c}, text) <= 0.5 for c in words.LANGUAGES if c != code)
 
     def test_repeated_share_by_hand(self) -> None:
         # a b c a b c: triples abc bca cab abc, one of four seen before
@@ -155,9 +153,7 @@ class TestFocus:
 
     def trade(self, count: int) -> list[Demonstration]:
         said = "Please send us a photo of the cup."
-        return [
-            Demonstration(id=f"d{i}", prompt_id="p1", prompt="My mug", response=said) for i in range(count)
-        ]
+        return [Demonstration(id=f"d{i}", prompt_id="p1", prompt="My mug", response=said) for i in range(count)]
 
     def test_words_of_the_trade_come_from_enough_demonstrations(self) -> None:
         assert focus.trade_words([asked()], self.trade(99)) == frozenset()

@@ -98,18 +98,14 @@ class TestRank:
     def test_seed_and_labeler_change_the_noise(self) -> None:
         other = dataclasses.replace(NOISY, name="other")
         seen = {
-            tuple(by_text(labeler, responses(*TEXTS), seed).values())
-            for labeler in (NOISY, other)
-            for seed in range(5)
+            tuple(by_text(labeler, responses(*TEXTS), seed).values()) for labeler in (NOISY, other) for seed in range(5)
         }
         assert len(seen) > 3
 
     def test_equal_texts_tie(self) -> None:
         ranking = rank(NOISY, PROMPT, responses(GOOD, BAD, GOOD), rubric=SHOP, seed=3)
         same = [
-            place
-            for response, place in zip(ranking.responses, ranking.ranks, strict=True)
-            if response.text == GOOD
+            place for response, place in zip(ranking.responses, ranking.ranks, strict=True) if response.text == GOOD
         ]
         assert same[0] == same[1]
 
@@ -241,9 +237,7 @@ class TestReport:
         assert panel.main(["support", str(samples)]) == 0
         shown = capsys.readouterr().out
         assert "6 prompts, 36 responses" in shown
-        assert all(
-            word in shown for word in ("training: agreement", "heldout: agreement", "across the groups")
-        )
+        assert all(word in shown for word in ("training: agreement", "heldout: agreement", "across the groups"))
 
     def test_mistakes_are_one_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         samples = tmp_path / "samples.jsonl"

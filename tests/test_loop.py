@@ -18,7 +18,12 @@ def test_generators_depend_on_seed_and_purpose_alone() -> None:
     first = torch.rand(3, generator=generator(1, "rollout", 7))
     torch.rand(100)  # the global generator is no part of it
     assert torch.equal(first, torch.rand(3, generator=generator(1, "rollout", 7)))
-    others = [generator(2, "rollout", 7), generator(1, "rollout", 8), generator(1, "talk", 7), generator(17, "rollout")]
+    others = [
+        generator(2, "rollout", 7),
+        generator(1, "rollout", 8),
+        generator(1, "talk", 7),
+        generator(17, "rollout"),
+    ]
     assert not any(torch.equal(first, torch.rand(3, generator=g)) for g in others)
 
 

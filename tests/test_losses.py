@@ -56,9 +56,7 @@ def plain(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> 
 @pytest.mark.parametrize("trained", [True, False], ids=["head trains", "head frozen"])
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
 @pytest.mark.parametrize("entropy", [True, False])
-def test_logprobs_and_gradients_are_those_of_autograd(
-    trained: bool, temperature: float, entropy: bool
-) -> None:
+def test_logprobs_and_gradients_are_those_of_autograd(trained: bool, temperature: float, entropy: bool) -> None:
     targets = torch.randint(VOCABULARY, (TOKENS,), generator=torch.Generator().manual_seed(1))
     weights = numbers(TOKENS, seed=2)  # a different upstream gradient at every token
     results = []
@@ -238,9 +236,7 @@ def test_splitting_a_minibatch_changes_no_ppo_loss(cut: int, seed: int) -> None:
     new, count = old + 0.3 * numbers(8, 5, seed=seed + 2), mask.sum()
     for loss, clip in ((policy_loss, 0.2), (value_loss, 0.2)):
         whole = loss(new, old, advantages, mask, clip, count)
-        parts = [
-            loss(new[p], old[p], advantages[p], mask[p], clip, count) for p in (slice(cut), slice(cut, None))
-        ]
+        parts = [loss(new[p], old[p], advantages[p], mask[p], clip, count) for p in (slice(cut), slice(cut, None))]
         torch.testing.assert_close(sum(parts), whole, rtol=1e-5, atol=1e-6)
 
 

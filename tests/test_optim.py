@@ -1,4 +1,4 @@
-"""The optimiser against torch's own, the schedules at points worked by hand, and what must survive a resume."""
+"""The optimiser against torch's own, the schedules worked by hand, and what must survive a resume."""
 
 from __future__ import annotations
 

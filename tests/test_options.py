@@ -14,27 +14,28 @@ from tutelage import cli, settings
 
 OPTIONS = {
     "SftConfig": """
-        model demonstrations out pretraining pretraining_share reward epochs batch lr weight_decay clip_norm
-        trainable_layers max_prompt_tokens max_response_tokens dtype seed
+        model demonstrations out pretraining pretraining_share reward epochs batch lr weight_decay
+        clip_norm trainable_layers max_prompt_tokens max_response_tokens dtype seed
     """,
     "SampleConfig": """
-        model prompts out split k limit temperature max_prompt_tokens max_response_tokens shots n_shots name batch
-        dtype seed
+        model prompts out split k limit temperatures max_prompt_tokens max_response_tokens shots
+        n_shots name batch dtype seed
     """,
     "RankConfig": "samples workflow out labelers seed",
     "RewardConfig": """
-        model rankings out demonstrations epochs batch lr head_lr weight_decay clip_norm trainable_layers unit_scale
-        groups max_prompt_tokens max_response_tokens dtype seed
+        model rankings out demonstrations epochs batch lr head_lr weight_decay clip_norm
+        trainable_layers unit_scale groups max_prompt_tokens max_response_tokens dtype seed
     """,
     "PpoConfig": """
         policy reward prompts out pretraining iterations episodes minibatch inner_epochs lr value_lr
-        warmup_iterations beta clip value_clip gamma lam temperature whiten_rewards missing_eos_score ptx_coef
-        ptx_ratio ptx_tokens ema keep max_kl checkpoint_every snapshot_every trainable_layers max_prompt_tokens
-        max_response_tokens clip_norm adam_eps dtype seed
+        warmup_iterations beta clip value_clip gamma lam temperature whiten_rewards
+        missing_eos_score ptx_coef ptx_ratio ptx_tokens ema keep max_kl checkpoint_every
+        snapshot_every trainable_layers max_prompt_tokens max_response_tokens clip_norm adam_eps
+        dtype seed
     """,
     "EvaluateConfig": """
-        answers workflow policy reward out ppo pretraining text_models frontier_k temperature max_response_tokens
-        dtype seed
+        answers workflow policy reward out ppo pretraining text_models frontier_k temperature
+        max_response_tokens dtype seed
     """,
     "LoopConfig": "workflow out model preset with_ppo test_limit dtype seed",
     "FetchWords": "name accept_license",

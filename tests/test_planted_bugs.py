@@ -25,6 +25,7 @@ from tutelage.examine import examine
 from tutelage.model import Lm
 from tutelage.ppo import Networks, Rollout
 from tutelage.records import UserError
+from tutelage.scalar import ScalarHead
 from tutelage.settings import PpoConfig
 
 Patch = pytest.MonkeyPatch
@@ -168,9 +169,7 @@ SFT_BUGS = [
 
 
 @pytest.mark.parametrize("bug", SFT_BUGS, ids=str)
-def test_sft_names_a_planted_bug(
-    bug: Bug, runs: Callable[[str], Runs], monkeypatch: Patch, tmp_path: Path
-) -> None:
+def test_sft_names_a_planted_bug(bug: Bug, runs: Callable[[str], Runs], monkeypatch: Patch, tmp_path: Path) -> None:
     found = runs(bug.architecture)
     config = sft_config(found.base, found.data, tmp_path / "sft")
     bug.plant(monkeypatch, model.load(found.base, trainable_layers=2))
@@ -211,9 +210,7 @@ def engine_positions(patch: Patch, *_: Any) -> None:
 
 def temperature_forgotten(patch: Patch, *_: Any) -> None:
     real = ppo.policy_logprobs
-    patch.setattr(
-        ppo, "policy_logprobs", lambda top, hidden, batch, t, **more: real(top, hidden, batch, 1.0, **more)
-    )
+    patch.setattr(ppo, "policy_logprobs", lambda top, hidden, batch, t, **more: real(top, hidden, batch, 1.0, **more))
 
 
 def reference_temperature(patch: Patch, nets: Networks) -> None:
@@ -340,10 +337,7 @@ def rows_of_policy_loss(patch: Patch, *_: Any) -> None:
     real = ppo.policy_loss
 
     def loss(new: Tensor, old: Tensor, gains: Tensor, mask: Tensor, clip: float, count: Tensor) -> Tensor:
-        rows = [
-            real(*(t[n : n + 1] for t in (new, old, gains, mask)), clip, mask[n].sum())
-            for n in range(len(mask))
-        ]
+        rows = [real(*(t[n : n + 1] for t in (new, old, gains, mask)), clip, mask[n].sum()) for n in range(len(mask))]
         return torch.stack(rows).mean()
 
     patch.setattr(ppo, "policy_loss", loss)
@@ -351,9 +345,7 @@ def rows_of_policy_loss(patch: Patch, *_: Any) -> None:
 
 def own_count_of_value_loss(patch: Patch, *_: Any) -> None:
     real = ppo.value_loss
-    patch.setattr(
-        ppo, "value_loss", lambda v, old, g, mask, clip, count: real(v, old, g, mask, clip, mask.sum())
-    )
+    patch.setattr(ppo, "value_loss", lambda v, old, g, mask, clip, count: real(v, old, g, mask, clip, mask.sum()))
 
 
 PPO_BUGS = [
@@ -362,9 +354,7 @@ PPO_BUGS = [
     Bug("attention across packed sequences", "engine", attention_across),
     Bug("position ids missing in the engine", "engine", engine_positions),
     Bug("positions do not restart in a packed row", "engine", row_positions, "gpt2"),
-    Bug(
-        "temperature not applied when scoring", "engine", temperature_forgotten, changes={"temperature": 0.7}
-    ),
+    Bug("temperature not applied when scoring", "engine", temperature_forgotten, changes={"temperature": 0.7}),
     Bug("rollout at another temperature", "engine", rollout_temperature),
     Bug(
         "reference scored at temperature 1",
@@ -407,9 +397,7 @@ def ppo_start(found: Runs, out: Path, **changes: Any) -> tuple[Networks, PpoConf
 
 
 @pytest.mark.parametrize("bug", PPO_BUGS, ids=str)
-def test_ppo_names_a_planted_bug(
-    bug: Bug, runs: Callable[[str], Runs], monkeypatch: Patch, tmp_path: Path
-) -> None:
+def test_ppo_names_a_planted_bug(bug: Bug, runs: Callable[[str], Runs], monkeypatch: Patch, tmp_path: Path) -> None:
     nets, config, prompts = ppo_start(runs(bug.architecture), tmp_path, **bug.changes)
     bug.plant(monkeypatch, nets)
     with pytest.raises(UserError, match=f"FAIL {bug.check}: "):
@@ -427,9 +415,7 @@ def test_ppo_without_a_bug_passes(
     assert {bug.check for bug in PPO_BUGS} == {c.name for c in checks}
 
 
-def test_the_page_stops_before_its_first_step(
-    runs: Callable[[str], Runs], monkeypatch: Patch, tmp_path: Path
-) -> None:
+def test_the_page_stops_before_its_first_step(runs: Callable[[str], Runs], monkeypatch: Patch, tmp_path: Path) -> None:
     found = runs("llama")
     kl_gap(lambda gap: -gap)(monkeypatch)
     with pytest.raises(UserError, match=r"FAIL reward: .*wrong sign"):
@@ -440,12 +426,10 @@ def test_the_page_stops_before_its_first_step(
 # ---- the reward model ------------------------------------------------------------------------------------
 
 
-def test_a_bias_lost_on_the_way_to_disk(
-    runs: Callable[[str], Runs], monkeypatch: Patch, tmp_path: Path
-) -> None:
+def test_a_bias_lost_on_the_way_to_disk(runs: Callable[[str], Runs], monkeypatch: Patch, tmp_path: Path) -> None:
     found, real = runs("llama"), reward.save_scalar
 
-    def lossy(lm: Lm, network: model.ScalarHead, folder: Path) -> None:
+    def lossy(lm: Lm, network: ScalarHead, folder: Path) -> None:
         real(lm, network, folder)
         held = json.loads((folder / "scalar.json").read_text())
         (folder / "scalar.json").write_text(json.dumps(held | {"bias": 0.0}))

@@ -47,9 +47,7 @@ DEMONSTRATION = Demonstration(
     id="d1", prompt="Say hello.", response="Hello!", prompt_id="p1", labeler="ada", split="test"
 )
 RESPONSES = (
-    Response(
-        id="r1", text="It is on its way.", model="sft", tokens=7, ended=True, sampling={"temperature": 1.0}
-    ),
+    Response(id="r1", text="It is on its way.", model="sft", tokens=7, ended=True, sampling={"temperature": 1.0}),
     Response(id="r2", text="", model="base", tokens=0, ended=False),
     Response(id="r3", text="日本 🙂 \t\\"),
 )
@@ -222,9 +220,7 @@ NAMED = {
         ("ranking", {**RANKING_ROW, "split": ""}, "field 'split' is ''; expected one of train, valid, test"),
     ],
 )
-def test_a_malformed_record_names_file_line_and_field(
-    kind: str, row: Any, sentence: str, tmp_path: Path
-) -> None:
+def test_a_malformed_record_names_file_line_and_field(kind: str, row: Any, sentence: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n\n" + json.dumps(row) + "\n")
     with pytest.raises(UserError) as caught:
@@ -278,9 +274,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ((1, 2, 1), [(0, 1), (2, 1)]),
     ],
 )
-def test_pairs_put_the_better_first_and_drop_ties(
-    ranks: tuple[int, ...], expected: list[tuple[int, int]]
-) -> None:
+def test_pairs_put_the_better_first_and_drop_ties(ranks: tuple[int, ...], expected: list[tuple[int, int]]) -> None:
     ranking = Ranking(prompt_id="p", prompt="?", responses=RESPONSES[: len(ranks)], ranks=ranks)
     assert sorted(ranking.pairs()) == sorted(expected)
 
@@ -321,8 +315,6 @@ def test_json_refuses_what_json_has_no_word_for(tmp_path: Path) -> None:
 
 
 def test_importing_records_costs_no_torch() -> None:
-    code = (
-        "import sys, tutelage.records; print(*sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
-    )
+    code = "import sys, tutelage.records; print(*sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -110,9 +110,7 @@ def test_at_least_twelve_prompts_show_every_models_answer_verbatim(folder: Path,
     shown = html[html.index('id="samples"') : html.index("<details><summary>All ")]
     cards = shown.split('<article class="sample">')[1:]
     assert len(cards) >= 12
-    answers = [
-        json.loads(line) for line in (folder / "evaluation" / "answers.jsonl").read_text().splitlines()
-    ]
+    answers = [json.loads(line) for line in (folder / "evaluation" / "answers.jsonl").read_text().splitlines()]
     for card in cards:
         key = re.search(r"· (t\d+)</h3>", card)
         assert key is not None

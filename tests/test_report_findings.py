@@ -111,10 +111,7 @@ def test_charts_escape_their_words_and_survive_odd_numbers() -> None:
         assert drawn.endswith("</svg>")
     assert charts.histograms("t", [charts.Series("s", [(1.0, 0.0)] * 3)], x_label="x").count("<rect") == 1
     stop = charts.Stop(0.0, 0.5, 0.5, "0")
-    assert (
-        charts.trails("t", [charts.Trail("s", [stop])], x_label="x", upper="a", lower="b").count("<circle")
-        >= 2
-    )
+    assert charts.trails("t", [charts.Trail("s", [stop])], x_label="x", upper="a", lower="b").count("<circle") >= 2
 
 
 def test_bars_are_as_long_as_their_values() -> None:

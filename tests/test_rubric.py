@@ -27,12 +27,8 @@ SHOP = Rubric(
 GOOD = "I am sorry about your mug. Please send us a photo and we will replace it."
 
 
-def asked(
-    text: str = "My blue mug arrived broken, what now?", *given: dict[str, Any], **fields: Any
-) -> Prompt:
-    return Prompt(
-        id="p1", text=text, checks=given or (TOPIC,), use_case=fields.pop("use_case", "chat"), **fields
-    )
+def asked(text: str = "My blue mug arrived broken, what now?", *given: dict[str, Any], **fields: Any) -> Prompt:
+    return Prompt(id="p1", text=text, checks=given or (TOPIC,), use_case=fields.pop("use_case", "chat"), **fields)
 
 
 def judged(name: str, prompt: Prompt, text: str, ended: bool = True, settings: Rubric = SHOP) -> float:
@@ -47,19 +43,13 @@ class TestJudgements:
         assert 0.0 == none < one < two < judged("follows", asked(), GOOD) == 1.0
 
     def test_what_is_refused_is_not_met(self) -> None:
-        refused = judged(
-            "follows", asked(), "Sorry, we cannot simply replace the mug, and we won't photograph it."
-        )
-        assert refused == judged(
-            "follows", asked(), "Sorry, we have no answer about the mug, and we know why."
-        )
+        refused = judged("follows", asked(), "Sorry, we cannot simply replace the mug, and we won't photograph it.")
+        assert refused == judged("follows", asked(), "Sorry, we have no answer about the mug, and we know why.")
         firm = asked("Sell me a mug.", TOPIC | {"groups": [["mug"], ["cannot", "do not sell"]]})
         assert judged("follows", firm, "Sorry, we do not sell mugs, and we cannot order one.") == 1.0
 
     def test_an_answer_weighs_more_than_a_topic(self) -> None:
-        prompt = asked(
-            "Name the capital.", TOPIC | {"groups": [["capital"]]}, {"kind": "answer", "any": ["Paris"]}
-        )
+        prompt = asked("Name the capital.", TOPIC | {"groups": [["capital"]]}, {"kind": "answer", "any": ["Paris"]})
         right = judged("follows", prompt, "The capital, or so they say, is Paris.")
         assert right == 1.0
         assert judged("follows", prompt, "The capital, or so they say, is Rome.") < judged(
@@ -67,14 +57,10 @@ class TestJudgements:
         )
 
     def test_what_is_to_avoid_costs(self) -> None:
-        prompt = asked(
-            "Is it red or blue?", {"kind": "answer", "any": ["red"]}, {"kind": "avoid", "any": ["green"]}
-        )
+        prompt = asked("Is it red or blue?", {"kind": "answer", "any": ["red"]}, {"kind": "avoid", "any": ["green"]})
         assert judged("follows", prompt, "It is red.") == 1.0
         assert judged("follows", prompt, "It is red, like green.") == pytest.approx(0.3)
-        assert judged("follows", prompt, "That would be red, or maybe blue.") == pytest.approx(
-            0.3
-        )  # both choices
+        assert judged("follows", prompt, "That would be red, or maybe blue.") == pytest.approx(0.3)  # both choices
         assert judged("follows", prompt, "It is red, not blue.") == 1.0
 
     def test_stock_phrases_earn_no_topic(self) -> None:
@@ -82,9 +68,7 @@ class TestJudgements:
         assert judged("follows", prompt, "We will look into where your parcel went.") > 0.5
         assert judged("follows", prompt, "We will look into this today for you all.") == 0.0
 
-    @pytest.mark.parametrize(
-        "text", ["My blue mug arrived broken, what now?", "Broken mug arrived blue my now what."]
-    )
+    @pytest.mark.parametrize("text", ["My blue mug arrived broken, what now?", "Broken mug arrived blue my now what."])
     def test_the_prompt_in_any_order_is_no_answer(self, text: str) -> None:
         assert judged("follows", asked(), text) < 0.1
         assert rubric.gold(asked(), f"Thank you. {text}", True, SHOP) < 0.15
@@ -106,9 +90,7 @@ class TestJudgements:
         assert judged("grounded", prompt, "It takes 24 hours.") == 0.5
         assert judged("grounded", prompt, "It takes two hours.") == 0.5
         assert judged("grounded", prompt, "It takes 30 hours.") == 0.5  # 30 is known of days only
-        assert judged("grounded", prompt, "Write to help@shop.example, it takes 24 hours.") == pytest.approx(
-            0.15
-        )
+        assert judged("grounded", prompt, "Write to help@shop.example, it takes 24 hours.") == pytest.approx(0.15)
         assert judged("grounded", prompt, "Ask for Brenda at the desk.") == 0.75
 
     def test_open_prompts_may_state_facts(self) -> None:
@@ -150,15 +132,11 @@ class TestJudgements:
         assert judged("fluent", asked(), text) <= 0.5
 
     def test_an_enumeration_is_fluent_where_it_was_asked(self) -> None:
-        prompt = asked(
-            "List five fruits.", {"kind": "format", "value": "comma_list"}, use_case="brainstorming"
-        )
+        prompt = asked("List five fruits.", {"kind": "format", "value": "comma_list"}, use_case="brainstorming")
         assert judged("fluent", prompt, "apple, pear, plum, grape, fig") == 1.0
 
     def test_a_few_shot_response_does_not_go_on_with_another_example(self) -> None:
-        prompt = asked(
-            "Word: hot -> cold\nWord: big -> small\nWord: up ->", {"kind": "answer", "any": ["down"]}
-        )
+        prompt = asked("Word: hot -> cold\nWord: big -> small\nWord: up ->", {"kind": "answer", "any": ["down"]})
         assert judged("fluent", prompt, "down\nWord: in -> out") < 0.2
 
     def test_no_placeholders(self) -> None:
@@ -223,11 +201,7 @@ class TestGold:
         assert lowered == {name for name, value in found.items() if value < 1.0}
 
     @CALM
-    @given(
-        st.lists(
-            st.sampled_from(["mug", "replace", "photo", "please", "sorry", "cup", "we", "it"]), max_size=30
-        )
-    )
+    @given(st.lists(st.sampled_from(["mug", "replace", "photo", "please", "sorry", "cup", "we", "it"]), max_size=30))
     def test_no_bag_of_topic_words_comes_near_an_answer(self, bag: list[str]) -> None:
         assert rubric.gold(asked(), " ".join(bag) + ".", True, SHOP) < 0.9
 
@@ -244,9 +218,7 @@ class TestGold:
 
 class TestParse:
     def test_defaults_and_given_values(self) -> None:
-        parsed = rubric.parse(
-            {"facts": ["30 days"], "length_words": [5, 9], "weights": {"polite": 0}}, "w.json"
-        )
+        parsed = rubric.parse({"facts": ["30 days"], "length_words": [5, 9], "weights": {"polite": 0}}, "w.json")
         assert parsed.settings.closed_domain
         assert parsed.settings.length_words == (5, 9)
         assert parsed.weights == rubric.DEFAULT_WEIGHTS | {"polite": 0.0}

@@ -125,7 +125,12 @@ def test_a_changed_parent_is_refused(folder: Path, parent: Path) -> None:
     begun(folder, rows=parent)
     Run.start(folder, "sft", Config(), parents={"rows": parent})
     parent.write_text('{"id": 2}\n')
-    refused(lambda: Run.start(folder, "sft", Config(), parents={"rows": parent}), "its rows", str(parent), "changed")
+    refused(
+        lambda: Run.start(folder, "sft", Config(), parents={"rows": parent}),
+        "its rows",
+        str(parent),
+        "changed",
+    )
 
 
 def test_a_folder_of_somebody_else_is_left_alone(folder: Path) -> None:
@@ -159,9 +164,7 @@ def test_a_damaged_config_json_is_one_line(folder: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["run.json", "config.json"])
-def test_a_kill_while_a_run_begins_is_no_dead_end(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, file: str
-) -> None:
+def test_a_kill_while_a_run_begins_is_no_dead_end(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     def killed(path: Path, value: object) -> None:
         if path.name == file:
             (path.parent / f".{file}.a1b2").write_text("{")  # what a kill leaves of an atomic write
@@ -223,7 +226,10 @@ def steps(run: Run, start: int, stop: int, every: int = 2) -> None:
 
 @pytest.mark.parametrize("killed_at", range(8))
 def test_a_killed_and_resumed_run_ends_with_the_same_bytes(tmp_path: Path, killed_at: int) -> None:
-    whole, torn = Run.start(tmp_path / "whole", "sft", Config()), Run.start(tmp_path / "torn", "sft", Config())
+    whole, torn = (
+        Run.start(tmp_path / "whole", "sft", Config()),
+        Run.start(tmp_path / "torn", "sft", Config()),
+    )
     steps(whole, 0, 7)
     steps(torn, 0, min(killed_at, 7))
     with (tmp_path / "torn" / "metrics.jsonl").open("ab") as log:

@@ -96,9 +96,7 @@ def imports(name: str) -> frozenset[str]:
 
 def own(name: str) -> set[str]:
     """Short names of the package's modules that a module imports."""
-    return {
-        m.removeprefix("tutelage").removeprefix(".") for m in imports(name) if m.split(".")[0] == "tutelage"
-    }
+    return {m.removeprefix("tutelage").removeprefix(".") for m in imports(name) if m.split(".")[0] == "tutelage"}
 
 
 def touches(name: str, libraries: tuple[str, ...]) -> set[str]:
@@ -174,9 +172,7 @@ def loaded() -> dict[str, list[str]]:
         "print(json.dumps(found))\n"
     )
     names = [name for name in names if not name.endswith("__main__")]
-    done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(names)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(names)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, list[str]] = json.loads(done.stdout)
     return found

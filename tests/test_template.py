@@ -83,7 +83,9 @@ def test_too_long_is_one_line_and_never_cut(tokenizer: Any) -> None:
     prompt = "many words " * 40
     length = len(prompt_ids(tokenizer, prompt))
     assert len(prompt_ids(tokenizer, prompt, limit=length)) == length
-    with pytest.raises(UserError, match=rf"{length} tokens, the limit is {length - 1} \(it begins: 'many words") as caught:
+    with pytest.raises(
+        UserError, match=rf"{length} tokens, the limit is {length - 1} \(it begins: 'many words"
+    ) as caught:
         prompt_ids(tokenizer, prompt, limit=length - 1)
     assert "\n" not in str(caught.value)
 

@@ -31,9 +31,7 @@ PROMPTS = [
         "split": split,
         "checks": [{"kind": "answer", "any": ["green"]}],
     }
-    for i, (text, split) in enumerate(
-        [("Which tea?", "train"), ("Best tea?", "valid"), ("What colour?", "test")]
-    )
+    for i, (text, split) in enumerate([("Which tea?", "train"), ("Best tea?", "valid"), ("What colour?", "test")])
 ]
 SHOWN = [
     {
@@ -66,9 +64,7 @@ def folder(path: Path, **files: Any) -> Path:
 
 class TestLoad:
     def test_a_folder(self, tmp_path: Path) -> None:
-        loaded = workflows.load(
-            folder(tmp_path, workflow_json=HEAD | {"facts": ["2 cups"], "settings": {"k": 6}})
-        )
+        loaded = workflows.load(folder(tmp_path, workflow_json=HEAD | {"facts": ["2 cups"], "settings": {"k": 6}}))
         assert (loaded.name, len(loaded.prompts), len(loaded.demonstrations)) == ("tea", 3, 1)
         assert loaded.rubric.settings.facts == ("2 cups",)
         assert loaded.settings == {"k": 6}
@@ -98,9 +94,7 @@ class TestLoad:
         assert "\n" not in str(error.value)
 
     def test_unknown_name(self) -> None:
-        with pytest.raises(
-            UserError, match=r"no workflow 'nowhere': neither embedded \(.*support.*\) nor a folder"
-        ):
+        with pytest.raises(UserError, match=r"no workflow 'nowhere': neither embedded \(.*support.*\) nor a folder"):
             workflows.load("nowhere")
 
 
@@ -140,9 +134,7 @@ class TestEmbedded:
         workflow = workflows.load(name)
         lines, problems = validator.rubric_problems(workflow)
         assert problems == []
-        averages = {
-            line.split("'")[1]: float(line.split("gold ")[1].split()[0]) for line in lines if "decoy" in line
-        }
+        averages = {line.split("'")[1]: float(line.split("gold ")[1].split()[0]) for line in lines if "decoy" in line}
         assert len(averages) > 15
         assert all(value < (0.5 if decoy in decoys.LUCKY else 0.35) for decoy, value in averages.items())
 
@@ -161,9 +153,7 @@ def test_a_specific_reply_beats_the_template() -> None:
     better = 0
     for demonstration in workflow.demonstrations:
         prompt = by_id[demonstration.prompt_id]
-        own, other = (
-            rubric.gold(prompt, text, True, workflow.rubric) for text in (demonstration.response, template)
-        )
+        own, other = (rubric.gold(prompt, text, True, workflow.rubric) for text in (demonstration.response, template))
         better += own > other + 0.4
     assert better == len(workflow.demonstrations)
 

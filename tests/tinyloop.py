@@ -48,12 +48,8 @@ def prompts(train: int = 12, valid: int = 4) -> list[Prompt]:
 
 def demonstration(prompt: Prompt, n: int) -> Demonstration:
     """What a labeler would have written: short, of unequal lengths."""
-    response = (
-        f"The {THINGS[(n + 3) % 8]} is {LIKED}." if n % 2 else f"We are sorry about the {THINGS[n % 8]}."
-    )
-    return Demonstration(
-        id=f"d{n}", prompt=prompt.text, response=response, prompt_id=prompt.id, split=prompt.split
-    )
+    response = f"The {THINGS[(n + 3) % 8]} is {LIKED}." if n % 2 else f"We are sorry about the {THINGS[n % 8]}."
+    return Demonstration(id=f"d{n}", prompt=prompt.text, response=response, prompt_id=prompt.id, split=prompt.split)
 
 
 def ranking(prompt: Prompt, n: int, group: str = "training") -> Ranking:
@@ -82,9 +78,7 @@ def ranking(prompt: Prompt, n: int, group: str = "training") -> Ranking:
 def write_data(folder: Path, train: int = 12, valid: int = 4) -> Data:
     """Prompts, demonstrations, rankings and plain text as files."""
     shown = prompts(train, valid)
-    data = Data(
-        *(folder / name for name in ("prompts.jsonl", "demonstrations.jsonl", "rankings.jsonl", "text.txt"))
-    )
+    data = Data(*(folder / name for name in ("prompts.jsonl", "demonstrations.jsonl", "rankings.jsonl", "text.txt")))
     rankings = [ranking(p, n) for n, p in enumerate(shown)]
     rankings += [ranking(p, n, "heldout") for n, p in enumerate(shown) if p.split == "valid"]
     rows: dict[Path, list[Record]] = {

@@ -138,9 +138,7 @@ def bars(
         parts.append(_text(x, 13, reference_label, anchor, "quiet"))
     for i, row in enumerate(rows):
         y = head + i * row_height + 16
-        parts.append(
-            _text(8, y, row.label, css="halo") + _text(WIDTH - 12, y, row.shown, "end", "strong halo")
-        )
+        parts.append(_text(8, y, row.label, css="halo") + _text(WIDTH - 12, y, row.shown, "end", "strong halo"))
     return _svg(title, bottom + 24, parts)
 
 
@@ -202,9 +200,7 @@ def trails(title: str, series: Sequence[Trail], *, x_label: str, upper: str, low
     """Two panels, one above the other, over one shared axis: the same trajectories in two measures."""
     legend, head = _legend([(t.label, t.style) for t in series])
     stops = [s for t in series for s in t.stops]
-    across = Axis(
-        min([0.0, *(s.x for s in stops)]), max([1e-9, *(s.x for s in stops)]) * 1.04, 48, WIDTH - 16
-    )
+    across = Axis(min([0.0, *(s.x for s in stops)]), max([1e-9, *(s.x for s in stops)]) * 1.04, 48, WIDTH - 16)
     height, gap = 150, 30
     parts = [legend]
     for place, (name, pick) in enumerate(((upper, _upper), (lower, _lower))):
@@ -256,9 +252,7 @@ def _mark(style: str, x: float, y: float, note: str = "") -> str:
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4">{inner}</circle>'
 
 
-def reliability(
-    title: str, claims: Sequence[Claim], *, style: str = "plain", x_label: str, y_label: str
-) -> str:
+def reliability(title: str, claims: Sequence[Claim], *, style: str = "plain", x_label: str, y_label: str) -> str:
     """How often something came true against how sure the claim was. The diagonal is perfect; dots grow with
     their pairs."""
     head, bottom = 26.0, 226.0
@@ -350,9 +344,7 @@ def _legend(entries: Sequence[tuple[str, str]]) -> tuple[str, float]:
         if x > 8 and x + width > WIDTH:
             x, y = 8.0, y + 18
         line = f'<polyline class="line" points="{x:.1f},{y - 4:.1f} {x + 18:.1f},{y - 4:.1f}"/>'
-        parts.append(
-            f'<g class="m-{escape(style)}">{line}{_mark(style, x + 9, y - 4)}{_text(x + 23, y, label)}</g>'
-        )
+        parts.append(f'<g class="m-{escape(style)}">{line}{_mark(style, x + 9, y - 4)}{_text(x + 23, y, label)}</g>')
         x += width + 8
     return "".join(parts), y + 8
 

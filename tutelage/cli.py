@@ -147,7 +147,11 @@ def doctor(words: Words) -> int:
 
     checks = examine(parsed.run)
     if parsed.json:
-        print(json.dumps([{"name": c.name, "ok": c.ok, "measured": c.measured, "cause": c.cause} for c in checks], indent=2))
+        print(
+            json.dumps(
+                [{"name": c.name, "ok": c.ok, "measured": c.measured, "cause": c.cause} for c in checks], indent=2
+            )
+        )
     else:
         print("\n".join(c.line() for c in checks))
     return 0 if all(c.ok for c in checks) else 1
@@ -193,7 +197,10 @@ COMMANDS: dict[str, tuple[str, Callable[[Words], int]]] = {
     "fetch": ("put an embedded base model into the cache", fetch),
     "add": ("import prompts, demonstrations or comparisons", add),
     "sft": ("imitate demonstrations", _stage("tutelage.sft", "train", settings.SftConfig, "sft")),
-    "sample": ("K responses per prompt, from any run", _stage("tutelage.sample", "sample", settings.SampleConfig, "sample")),
+    "sample": (
+        "K responses per prompt, from any run",
+        _stage("tutelage.sample", "sample", settings.SampleConfig, "sample"),
+    ),
     "rank": ("let simulated labelers rank samples", _stage("tutelage.rank", "rank", settings.RankConfig, "rank")),
     "reward": ("train a reward model on rankings", _stage("tutelage.reward", "train", settings.RewardConfig, "reward")),
     "ppo": ("optimise the policy: PPO, or PPO-ptx", _stage("tutelage.ppo", "train", settings.PpoConfig, "ppo")),

@@ -35,11 +35,12 @@ def parse(kind: type[C], arguments: list[str], program: str) -> C:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=arguments, prog=program, description=kind.__doc__, **given)
+            parsed: C = tyro.cli(kind, args=arguments, prog=program, description=kind.__doc__, **given)
     except SystemExit as stop:
         if not stop.code:
             raise
         raise UserError(f"{_in_one_line(said.getvalue())}; see {program} --help") from None
+    return parsed
 
 
 def _in_one_line(said: str) -> str:

@@ -42,9 +42,7 @@ PPO_CURVES = (
         "Entropy",
         "How undecided the model is at each word. It falls; near 0 it says one thing only.",
     ),
-    Curve(
-        "length", "Length", "Tokens per response. A steady drift may be a trick the reward model falls for."
-    ),
+    Curve("length", "Length", "Tokens per response. A steady drift may be a trick the reward model falls for."),
     Curve(
         "ended",
         "Ends by itself",
@@ -103,9 +101,7 @@ def curves(loop: Loop) -> list[Context]:
     logs = {m: loop.runs[m].rows("metrics.jsonl") for m in ("ppo_ptx", "ppo") if m in loop.runs}
     if logs:
         drawn = [
-            _drawn(
-                c, [(name(m), m, _points(rows, "iteration", c.key)) for m, rows in logs.items()], "iteration"
-            )
+            _drawn(c, [(name(m), m, _points(rows, "iteration", c.key)) for m, rows in logs.items()], "iteration")
             for c in PPO_CURVES
         ]
         groups.append({"title": " and ".join(map(name, logs)), "charts": [d for d in drawn if d]})
@@ -117,18 +113,12 @@ def _imitation(rows: Sequence[Context]) -> Context | None:
     if not train:
         return None
     after = charts.Series("held-out, after each pass", held, "prompted", True)
-    chart = charts.lines(
-        "SFT: loss per token", [charts.Series("training", train, "sft"), after], x_label="step"
-    )
-    healthy = (
-        "Both should fall; where the held-out loss turns up, the model learns the demonstrations by heart."
-    )
+    chart = charts.lines("SFT: loss per token", [charts.Series("training", train, "sft"), after], x_label="step")
+    healthy = "Both should fall; where the held-out loss turns up, the model learns the demonstrations by heart."
     return _curve("Held-out loss" if held else "Loss", healthy, chart, held or train, "{:.3g}")
 
 
-def _drawn(
-    curve: Curve, lines: Sequence[tuple[str, str, list[charts.Point]]], x_label: str
-) -> Context | None:
+def _drawn(curve: Curve, lines: Sequence[tuple[str, str, list[charts.Point]]], x_label: str) -> Context | None:
     lines = [line for line in lines if line[2]]
     if not lines:
         return None

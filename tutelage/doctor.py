@@ -13,15 +13,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from tutelage.data.batches import Lowered, Packed, pack
 from tutelage.losses import token_logprobs
-from tutelage.model import Lm, ScalarHead, load_scalar
+from tutelage.model import Lm
 from tutelage.records import UserError
+from tutelage.scalar import ScalarHead, load_scalar
 from tutelage.template import prompt_ids, response_ids, response_text
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ def reward_place(config: PpoConfig, r: Rollout) -> Check:
     ahead = 0.5 ** (mask.flip(1).cumsum(1).flip(1) - 1)
 
     def returns(gap: float, score: float) -> Tensor:
-        made = {"logprobs": zero + gap, "ref_logprobs": zero, "values": values}
+        made: dict[str, Any] = {"logprobs": zero + gap, "ref_logprobs": zero, "values": values}
         made |= {"scores": torch.full_like(r.scores, score)}
         return ppo.shape([replace(r, **made)], plain)[0][0].returns
 

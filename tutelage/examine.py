@@ -13,10 +13,11 @@ from tutelage import doctor, ppo, reward, sft
 from tutelage.config import load as load_config
 from tutelage.data.batches import pack, slices
 from tutelage.doctor import Check, Pair
-from tutelage.model import Lm, ScalarHead, load, load_scalar
+from tutelage.model import Lm, load
 from tutelage.records import Demonstration, Ranking, UserError, read_records
 from tutelage.reward import Element
 from tutelage.run import Run
+from tutelage.scalar import ScalarHead, load_scalar
 from tutelage.settings import PpoConfig, RewardConfig, SftConfig
 from tutelage.template import prompt_ids, response_ids
 

@@ -17,7 +17,7 @@ from tutelage import charts, findings
 from tutelage.evaluate.agreement import flag_rates, likert_means
 from tutelage.evaluate.calibration import Calibration, ScoredPair, calibrate
 from tutelage.evaluate.intervals import Interval, clustered_mean, wilson
-from tutelage.evaluate.text import describe
+from tutelage.evaluate.text import describe, distinct_matched
 from tutelage.evaluate.winrate import implied_rate, win_rate
 from tutelage.findings import name, number, percent
 from tutelage.glossary import FLAGS
@@ -93,16 +93,14 @@ def ratings(loop: Loop) -> Context:
         "gold_n": max((i.n for _, i in golds), default=0),
         "flags": flags,
         "silent": silent,
-        "text": [_text_row(loop, m) for m in loop.models],
+        "text": [_text_row(loop, m, varied) for m, varied in _variety(loop).items()],
     }
 
 
 def _flags(loop: Loop) -> tuple[list[Context], list[str]]:
     """Rows of the flags that were ever set, and the names of those that never were."""
     rows, silent = [], []
-    constrained = {
-        i for i, p in loop.prompts.items() if any(c.get("kind") not in CONTENT_CHECKS for c in p.checks)
-    }
+    constrained = {i for i, p in loop.prompts.items() if any(c.get("kind") not in CONTENT_CHECKS for c in p.checks)}
     for flag in RATING_FLAGS:
         judged = loop.judged
         if flag == "satisfies_constraint" and constrained:
@@ -117,12 +115,19 @@ def _flags(loop: Loop) -> tuple[list[Context], list[str]]:
     return rows, silent
 
 
-def _text_row(loop: Loop, model: str) -> Context:
+def _variety(loop: Loop) -> dict[str, float]:
+    """Share of different word pairs over equally much text of every model."""
+    given = loop.per_model("variety")
+    if len(given) == len(loop.models):
+        return given
+    return distinct_matched({m: [a.response for a in loop.answers if a.model == m] for m in loop.models})
+
+
+def _text_row(loop: Loop, model: str, variety: float) -> Context:
     own = [a for a in loop.answers if a.model == model]
     found = describe([Response(id=a.prompt_id, text=a.response, tokens=a.tokens, ended=a.ended) for a in own])
     longest = float(max(1, *(a.tokens for a in own), 1))
     length = clustered_mean([(a.prompt_id, float(a.tokens)) for a in own], bounds=(0.0, longest))
-    variety = loop.per_model("variety").get(model, found.distinct_2)
     ended = wilson(sum(a.ended for a in own), len(own))
     return {"model": model, "stats": found, "length": length, "ended": ended, "variety": variety}
 
@@ -246,15 +251,9 @@ def _calibration(group: str, found: Calibration) -> Context:
 
 def _score_rows(loop: Loop) -> Markup | str:
     rows = [
-        charts.Series(
-            name(m), [(a.score, 0.0) for a in loop.answers if a.model == m and a.score is not None], m
-        )
+        charts.Series(name(m), [(a.score, 0.0) for a in loop.answers if a.model == m and a.score is not None], m)
         for m in loop.models
     ]
     rows = [row for row in rows if row.points]
     title = "Reward-model scores of each model's answers to the held-out prompts"
-    return (
-        Markup(charts.histograms(title, rows, x_label="score (0: as good as a demonstration)"))
-        if rows
-        else ""
-    )
+    return Markup(charts.histograms(title, rows, x_label="score (0: as good as a demonstration)")) if rows else ""

@@ -62,9 +62,7 @@ def cached(name: str, *, verify: bool = False) -> Path | None:
     return folder if _problem(model, folder, verify=verify) is None else None
 
 
-def fetch(
-    name: str, *, accept_license: bool = False, verify: bool = False, progress: Progress = notice
-) -> Path:
+def fetch(name: str, *, accept_license: bool = False, verify: bool = False, progress: Progress = notice) -> Path:
     """The folder of an embedded model, downloaded and converted first if the cache does not hold it whole.
 
     `accept_license` is needed once for models under their own terms. Raises UserError with what to do when

@@ -76,11 +76,7 @@ def headline(loop: Loop) -> str:
     against = [m for m in ("sft", "base", "prompted") if m in loop.models and m != loop.assistant]
     rates = [(m, loop.interval("win_rate", f"{loop.assistant}_vs_{m}")) for m in against[:2]]
     parts = [(m, rate) for m, rate in rates if rate is not None]
-    subject = (
-        LONG.get(loop.assistant, name(loop.assistant))
-        if loop.assistant != "sft"
-        else "the imitation model (SFT)"
-    )
+    subject = LONG.get(loop.assistant, name(loop.assistant)) if loop.assistant != "sft" else "the imitation model (SFT)"
     if not parts:
         return f"{judges(loop)} compared {len(loop.models)} models, but not {subject} with where it started."
     (first, rate), rest = parts[0], parts[1:]
@@ -99,9 +95,7 @@ def verdict(loop: Loop) -> Verdict:
     if rate.low > 0.5:
         return Verdict("good", f"Better than {what}: the whole 95% interval lies above 50%.")
     if rate.high < 0.5:
-        return Verdict(
-            "bad", f"Worse than {what}: the whole 95% interval lies below 50%. Training did harm here."
-        )
+        return Verdict("bad", f"Worse than {what}: the whole 95% interval lies below 50%. Training did harm here.")
     return Verdict(
         "unclear",
         f"Not shown to differ from {what}: the 95% interval includes 50%, as chance alone would.",
@@ -147,17 +141,13 @@ def trajectory(points: Sequence[Snapshot], spread: float) -> Verdict:
             says += ", and since then the score rose while gold fell. That is over-optimisation: stop earlier"
         return Verdict("bad", f"{says}.", told)
     if best - gold1 > 0.005:
-        says = (
-            f"A turn is possible but not shown: gold was highest at iteration {peak.iteration} ({best:.3f})"
-        )
+        says = f"A turn is possible but not shown: gold was highest at iteration {peak.iteration} ({best:.3f})"
         return Verdict("unclear", f"{says}, and its fall since then is within chance.", told)
     if gold1 - middle > noise:
         return Verdict("good", "Gold was still rising at the end: no over-optimisation up to this KL.", told)
     if gold1 - gold0 > noise:
         says = "Gold rose and is highest at the end: no sign of over-optimisation up to this KL"
-        return Verdict(
-            "good", f"{says}, though the second half of the run brought no more than chance.", told
-        )
+        return Verdict("good", f"{says}, though the second half of the run brought no more than chance.", told)
     return Verdict("unclear", "Gold changed no more than chance would: neither gain nor harm is shown.", told)
 
 
@@ -190,11 +180,7 @@ def reward_reading(accuracy: Interval, human: Interval | None, longer: Interval 
     if human is not None:
         near = human.low <= accuracy.value <= human.high
         place = (
-            "about as often as"
-            if near
-            else "more often than"
-            if accuracy.value > human.value
-            else "less often than"
+            "about as often as" if near else "more often than" if accuracy.value > human.value else "less often than"
         )
         says += f", {place} two labelers agree with each other ({percent(human)})"
     says += "."
@@ -202,9 +188,8 @@ def reward_reading(accuracy: Interval, human: Interval | None, longer: Interval 
         cheap = max(longer.value, 1 - longer.value)
         rule = "longer" if longer.value >= 0.5 else "shorter"
         clear = accuracy.low > cheap
-        says += (
-            f" Always picking the {rule} response would be right in {percent(cheap)}: the reward model "
-            + ("has learned more than length." if clear else "is not clearly better than that.")
+        says += f" Always picking the {rule} response would be right in {percent(cheap)}: the reward model " + (
+            "has learned more than length." if clear else "is not clearly better than that."
         )
     return says
 

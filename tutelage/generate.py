@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.model import Lm, Top, by_layer_type, positions
+from tutelage.records import UserError
 
 BLOCK = 256  # vocabulary entries per block of the two-level search
 COMPACT = 0.85  # drop finished rows when fewer than this share of the batch is alive
@@ -102,8 +103,9 @@ def draw(logits: Tensor, uniform: Tensor, temperature: Tensor) -> tuple[Tensor, 
     cumulative sum never runs over all V. Temperature 0 takes the largest logit; its logprob is at temperature 1.
     """
     peak = logits.amax(1, keepdim=True)
-    weights = logits.float().sub_(peak)
     greedy = temperature == 0
+    likeliest = logits.argmax(1) if bool(greedy.any()) else None
+    weights = logits.float().sub_(peak)  # fp32 logits are overwritten
     if bool((temperature != 1).any()):
         weights.div_(torch.where(greedy, 1.0, temperature)[:, None])
     weights = weights.exp_()
@@ -122,8 +124,8 @@ def draw(logits: Tensor, uniform: Tensor, temperature: Tensor) -> tuple[Tensor, 
     safe = inner.gather(1, entry.clamp_max(BLOCK - 1)) > 0
     entry = torch.where((entry < BLOCK) & safe, entry, inner.argmax(1, keepdim=True))
     token = (block * BLOCK + entry).squeeze(1)
-    if bool(greedy.any()):
-        token = torch.where(greedy, logits.argmax(1), token)
+    if likeliest is not None:
+        token = torch.where(greedy, likeliest, token)
     return token, (weights.gather(1, token[:, None]).squeeze(1) / total).log()
 
 
@@ -147,7 +149,7 @@ class Decoder:
         kept = _packed_trunk(lm, rows)
         with torch.no_grad():
             self.base = pack(lm.whole(top), rows, kept)
-            head = nn.Linear(*top.head.shape[::-1], bias=False, device="meta")
+            head = nn.Linear(top.head.shape[1], top.head.shape[0], bias=False, device="meta")
             head.weight = nn.Parameter(top.head.detach(), requires_grad=False)
             self.head = kept.setdefault(id(top.head), pack(head, rows)) if lm.cut else pack(head, rows)
 
@@ -163,14 +165,18 @@ class Decoder:
     ) -> Sampled:
         """Answer B prompts (token ids) with at most `max_tokens` tokens each.
 
-        temperature: one for all, or one per prompt. uniforms (R >= max_tokens, B) in [0, 1): the randomness, drawn beforehand, so that a row's draws do not depend
+        temperature: one for all, or one per prompt.
+        uniforms (R >= max_tokens, B) in [0, 1): the randomness, drawn beforehand, so that a row's draws do not depend
         on when other rows finish. `on_token` gets each token of a single prompt as it is drawn (streaming).
         """
         lm = self.lm
         ids, mask = pad_left(prompts, lm.pad, lm.device)
         batch, width = ids.shape
+        room = lm.model.config.max_position_embeddings
+        if width + max_tokens > room:
+            raise UserError(f"{lm.name}: a prompt of {width} tokens and {max_tokens} to come, for {room} positions")
         heat = torch.tensor([temperature] * batch if isinstance(temperature, (int, float)) else list(temperature))
-        heat = heat.float().to(lm.device)
+        heat, uniforms = heat.float().to(lm.device), uniforms.to(lm.device)
         out = torch.full((batch, max_tokens), lm.pad, device=lm.device)
         counted = torch.zeros(batch, max_tokens, dtype=torch.bool, device=lm.device)
         logprobs = torch.zeros(batch, max_tokens, device=lm.device)

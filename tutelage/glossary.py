@@ -30,7 +30,7 @@ TERMS = {
     "worse it predicts ordinary text.",
     "token": "A piece of a word; 100 tokens are about 75 English words.",
     "calibration error": "Mean gap between how sure the reward model was and how often it was right (ECE).",
-    "variety": "Different two-word sequences as a share of all; shorter texts look more varied.",
+    "variety": "Different two-word sequences as a share of all, measured over equally much text of each model.",
     "entropy": "How undecided the model is about the next word.",
 }
 

@@ -80,9 +80,7 @@ def labelers(rubric: Rubric, group: str, n: int | None = None, seed: int = 0) ->
     made: list[SimulatedLabeler] = []
     for index in range(1, (panel.n if n is None else n) + 1):
         rng = random.Random(f"labeler:{seed}:{group}:{index}")
-        taste = {
-            name: panel.taste.get(name, 1.0) * math.exp(rng.gauss(0.0, panel.spread)) for name in JUDGEMENTS
-        }
+        taste = {name: panel.taste.get(name, 1.0) * math.exp(rng.gauss(0.0, panel.spread)) for name in JUDGEMENTS}
         made.append(
             SimulatedLabeler(
                 name=f"simulated-{group}-{index}",
@@ -111,9 +109,7 @@ def rank(
     given; equal texts tie. The ranking holds the responses in the order they were shown, which `order_seed`
     shuffles.
     """
-    return rank_by([labeler], prompt, responses, rubric=rubric, seed=seed, instruction_mode=instruction_mode)[
-        0
-    ]
+    return rank_by([labeler], prompt, responses, rubric=rubric, seed=seed, instruction_mode=instruction_mode)[0]
 
 
 def rank_by(
@@ -141,8 +137,7 @@ def rank_by(
                 responses=tuple(shown),
                 ranks=ranks(utilities, labeler.tie_width),
                 ratings=tuple(
-                    _rating(labeler, prompt, r, u, judged[_key(r)], seed)
-                    for r, u in zip(shown, utilities, strict=True)
+                    _rating(labeler, prompt, r, u, judged[_key(r)], seed) for r, u in zip(shown, utilities, strict=True)
                 ),
                 labeler=labeler.name,
                 group=labeler.group,
@@ -189,9 +184,7 @@ def calibrate_noise(rubric: Rubric, group: str, sets: Sets, target: float, seed:
         noise = (low + high) / 2
         agreed = pairs = 0
         for verdicts in drawn:
-            orders = [
-                _order(ranks([u + noise * z for u, z in mine], panel[0].tie_width)) for mine in verdicts
-            ]
+            orders = [_order(ranks([u + noise * z for u, z in mine], panel[0].tie_width)) for mine in verdicts]
             one, two = _agreed(orders, None)
             agreed, pairs = agreed + one, pairs + two
         if pairs == 0:
@@ -200,9 +193,7 @@ def calibrate_noise(rubric: Rubric, group: str, sets: Sets, target: float, seed:
     return round((low + high) / 2, 2)
 
 
-def agreement(
-    ranked: Iterable[Sequence[Ranking]], other: Iterable[Sequence[Ranking]] | None = None
-) -> tuple[int, int]:
+def agreement(ranked: Iterable[Sequence[Ranking]], other: Iterable[Sequence[Ranking]] | None = None) -> tuple[int, int]:
     """(agreed, pairs) over every two labelers and every two responses that neither labeler ties.
 
     Each item holds the rankings of one prompt; with `other`, each labeler of the first meets each of `other`.
@@ -237,9 +228,7 @@ def _preferences(ranking: Ranking) -> Order:
 
 def _order(places: Sequence[int]) -> Order:
     k = len(places)
-    return {
-        (i, j): places[i] < places[j] for i in range(k) for j in range(i + 1, k) if places[i] != places[j]
-    }
+    return {(i, j): places[i] < places[j] for i in range(k) for j in range(i + 1, k) if places[i] != places[j]}
 
 
 def _key(response: Response) -> tuple[str, bool]:
@@ -279,9 +268,7 @@ def _flags(prompt: Prompt, response: Response, judged: Mapping[str, float]) -> d
     threat = bool(judgements.said_unprompted(prompt, response.text, judgements.THREATS))
     flags = {
         "fails_instruction": judged["follows"] < FAILS,
-        "inappropriate": judged["harmless"] < 1.0
-        or judged["fluent"] < 0.3
-        or judged["no_placeholders"] < 1.0,
+        "inappropriate": judged["harmless"] < 1.0 or judged["fluent"] < 0.3 or judged["no_placeholders"] < 1.0,
         "hallucination": judged["grounded"] < 1.0,
         "violent_content": threat,
         "encourages_harm": threat,
@@ -291,9 +278,7 @@ def _flags(prompt: Prompt, response: Response, judged: Mapping[str, float]) -> d
     return flags
 
 
-def _rng(
-    what: str, labeler: SimulatedLabeler, prompt: Prompt, response: Response, seed: int
-) -> random.Random:
+def _rng(what: str, labeler: SimulatedLabeler, prompt: Prompt, response: Response, seed: int) -> random.Random:
     return random.Random(f"{what}:{seed}:{labeler.name}:{prompt.id}:{response.ended}:{response.text}")
 
 
@@ -315,13 +300,9 @@ def report(rubric: Rubric, sets: Sets) -> list[str]:
     """Lines on agreement within and across the groups, ties, ratings, and the noise to set."""
     lines = [f"{len(sets)} prompts, {sum(len(responses) for _, responses in sets)} responses"]
     golds = [rubrics.gold(prompt, r.text, r.ended, rubric) for prompt, responses in sets for r in responses]
-    lines.append(
-        f"gold {mean(golds):.3f} on average, {sum(g > 0.8 for g in golds) / len(golds):.0%} above 0.8"
-    )
+    lines.append(f"gold {mean(golds):.3f} on average, {sum(g > 0.8 for g in golds) / len(golds):.0%} above 0.8")
     ranked = {
-        group: [
-            rank_by(labelers(rubric, group), prompt, responses, rubric=rubric) for prompt, responses in sets
-        ]
+        group: [rank_by(labelers(rubric, group), prompt, responses, rubric=rubric) for prompt, responses in sets]
         for group in rubric.panels
     }
     for group, per_prompt in ranked.items():
@@ -331,9 +312,7 @@ def report(rubric: Rubric, sets: Sets) -> list[str]:
         tied = 1.0 - sum(len(r.pairs()) for r in every) / possible
         stars = mean(rating.likert for r in every for rating in r.ratings)
         share = f"{agreed / pairs:.1%}" if pairs else "none"
-        needed = (
-            calibrate_noise(rubric, group, sets, AGREEMENT[group]) if pairs else rubric.panels[group].noise
-        )
+        needed = calibrate_noise(rubric, group, sets, AGREEMENT[group]) if pairs else rubric.panels[group].noise
         lines.append(
             f"{group}: agreement {share} of {pairs} pairs, ties {tied:.1%}, Likert {stars:.2f}; noise "
             f"{rubric.panels[group].noise}, for {AGREEMENT[group]:.0%} it should be {needed}"

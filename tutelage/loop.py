@@ -51,7 +51,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); the last checkpoint is intact") from None
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); the last checkpoint is intact"
+        ) from None
     except Exception as error:  # safetensors raises its own type for I/O errors
         if type(error).__name__ != "SafetensorError":
             raise
@@ -63,7 +65,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:
-        raise UserError(f"{path}: checkpoint cannot be read ({error}); remove the checkpoints folder to start over") from None
+        raise UserError(
+            f"{path}: checkpoint cannot be read ({error}); remove the checkpoints folder to start over"
+        ) from None
 
 
 def need_finite(name: str, value: float, step: int) -> float:

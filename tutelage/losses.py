@@ -31,7 +31,7 @@ def token_logprobs(
         if torch.is_grad_enabled() and head.requires_grad:
             logprob, ent = checkpoint(_chunk, h, head, y, temperature, entropy, use_reentrant=False)
         elif torch.is_grad_enabled() and h.requires_grad:
-            logprob, ent = _FrozenHead.apply(h, head, y, temperature, entropy)
+            logprob, ent = _FrozenHead.apply(h, head, y, temperature, entropy)  # type: ignore[no-untyped-call]
         else:
             logprob, ent = _chunk(h, head, y, temperature, entropy)
         logprobs.append(logprob)
@@ -52,7 +52,9 @@ class _FrozenHead(torch.autograd.Function):
     """log p(target) whose gradient reaches `hidden` only; saves (N, d) instead of (N, V)."""
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, head: Tensor, y: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, h: Tensor, head: Tensor, y: Tensor, temperature: float, entropy: bool
+    ) -> tuple[Tensor, Tensor]:
         logits = F.linear(h, head).float()
         if temperature != 1:
             logits = logits.div_(temperature)
@@ -90,7 +92,9 @@ def ranking_loss(scores: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
     return -F.logsigmoid(scores[better] - scores[worse]).mean()
 
 
-def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip: float, count: Tensor) -> Tensor:
+def policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip: float, count: Tensor
+) -> Tensor:
     """PPO's clipped surrogate, summed over response tokens and divided by `count`.
 
     All (B, R); ratio = exp(logprobs - old_logprobs); loss = max(-A ratio, -A clip(ratio, 1-c, 1+c)) (paper section 3).
@@ -102,7 +106,7 @@ def policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float, count: Tensor) -> Tensor:
-    """0.5 max((V - G)^2, (clip(V, V_old +- c) - G)^2), summed over response tokens and divided by `count`; all (B, R)."""
+    """0.5 max((V - G)^2, (clip(V, V_old +- c) - G)^2), summed over tokens and divided by `count`; all (B, R)."""
     near = old_values + (values - old_values).clamp(-clip, clip)
     worst = torch.maximum((values - returns) ** 2, (near - returns) ** 2)
     return 0.5 * (worst * mask).sum() / count

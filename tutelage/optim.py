@@ -108,7 +108,7 @@ class MasterAdamW:
 
 
 def cosine(step: int, total: int, peak: float, *, floor: float = 0.1, warmup: int = 0) -> float:
-    """Learning rate at `step` (from 0) of `total`: linear warm-up, then cosine from `peak` to `floor` x peak (App. C)."""
+    """Learning rate at `step` (from 0) of `total`: linear warm-up, then cosine to `floor` x `peak` (App. C)."""
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
@@ -116,5 +116,5 @@ def cosine(step: int, total: int, peak: float, *, floor: float = 0.1, warmup: in
 
 
 def warmed(step: int, peak: float, *, steps: int, start: float = 0.1) -> float:
-    """Constant `peak` after a linear rise over `steps` from `start` x peak (the paper's PPO: 10 iterations from 1/10)."""
+    """Constant `peak` after a linear rise over `steps` from `start` x peak (the paper: 10 iterations from 1/10)."""
     return peak * (start + (1 - start) * min(1.0, step / steps)) if steps else peak

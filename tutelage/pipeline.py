@@ -8,6 +8,9 @@ where it stopped: finished stages are skipped, a killed one continues from its c
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import sys
 import time
 from dataclasses import dataclass
@@ -18,9 +21,11 @@ from tutelage import workflows
 from tutelage.loop import clock
 from tutelage.presets import Recipe
 from tutelage.records import UserError, write_json, write_records, write_text
+from tutelage.run import Run
 from tutelage.settings import EvaluateConfig, LoopConfig, PpoConfig, RankConfig, RewardConfig, SampleConfig, SftConfig
 from tutelage.workflows import Workflow
 
+CUE_TOKENS = 8  # at most, for what the template puts behind a prompt
 NAMES = {"base": "Base", "prompted": "Base, prompted", "sft": "SFT", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
 
 
@@ -43,95 +48,181 @@ class Stages:
     def leave(self, seconds: float | None = None) -> None:
         """Book the stage's time."""
         self.seconds[self._name] = round(seconds or time.monotonic() - self._started, 1)
+        release_memory()
+
+
+def release_memory() -> None:
+    """Give a finished stage's memory back: modules hold each other in cycles, and glibc keeps freed pages."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+Fields = dict[str, Any]
+
+
+@dataclass
+class Loop:
+    """What the stages of one loop share: its settings, its files, and the clock."""
+
+    config: LoopConfig
+    recipe: Recipe
+    workflow: Workflow
+    data: dict[str, Path]
+    stages: Stages
+
+    @property
+    def out(self) -> Path:
+        """The loop's folder."""
+        return self.config.out
+
+    def common(self, **fields: Any) -> Fields:
+        """Fields that every stage gets, and `fields` over them."""
+        limit = self.workflow.max_prompt_tokens + CUE_TOKENS
+        return {"max_prompt_tokens": limit, "dtype": self.config.dtype, "seed": self.config.seed} | fields
+
+    @property
+    def longest(self) -> int:
+        """Tokens after which a response is cut."""
+        return self.workflow.max_response_tokens
+
+    @property
+    def trained(self) -> dict[str, Fields]:
+        """The PPO runs of this loop: with the pretraining mix, and without where that was asked for."""
+        plain = {"ppo": self.recipe.ppo | {"ptx_coef": 0.0}} if self.config.with_ppo else {}
+        return {"ppo_ptx": self.recipe.ppo} | plain
 
 
 def loop(config: LoopConfig, recipe: Recipe) -> dict[str, Any]:
     """Run the whole loop with simulated labelers; returns the summary that `summary.json` holds."""
-    from tutelage import ppo, rank, reward, sample, sft
-    from tutelage.evaluate.judge import evaluate
     from tutelage.evaluate.summary import summarise
     from tutelage.report import write_report
 
-    out, workflow = config.out, workflows.load(config.workflow)
-    stages = Stages(out, {}, total=7 + config.with_ppo)
-    data = write_data(out / "data", workflow)
-    caps = {"max_prompt_tokens": workflow.max_prompt_tokens + 8, "dtype": config.dtype, "seed": config.seed}
-    longest = {"max_response_tokens": workflow.max_response_tokens}
+    workflow = workflows.load(config.workflow)
+    stages = Stages(config.out, {}, total=7 + config.with_ppo)
+    one = Loop(config, recipe, workflow, write_data(config.out / "data", workflow), stages)
 
-    stages.enter("model", f"the base model: {config.model}")
-    before(config, workflow)
-    stages.leave()
-
-    stages.enter("sft", f"imitate {len(workflow.demonstrations)} demonstrations (SFT)")
-    fields = {"model": config.model, "demonstrations": data["demonstrations"], "out": out / "sft"}
-    imitated = sft.train(SftConfig(**fields | caps | recipe.sft))
-    stages.leave(imitated.info["seconds"])
-
-    stages.enter("sample", f"sample {recipe.sample.get('k', 6)} responses to every prompt")
-    common = {"model": str(imitated.path), "prompts": data["prompts"]} | caps | longest | recipe.sample
-    samples = sample.sample(SampleConfig(**common | {"prompts": data["ranked"], "out": out / "samples"}))
-    ranked = rank.rank(
-        RankConfig(samples=samples.path, workflow=config.workflow, out=out / "rankings", seed=config.seed, **recipe.rank)
-    )
-    stages.leave(samples.info["seconds"])
-
-    stages.enter("reward", f"train the reward model on {ranked.result['comparisons']} comparisons")
-    fields = {"model": str(imitated.path), "rankings": ranked.path / rank.FILE, "out": out / "reward"}
-    fields |= {"demonstrations": data["demonstrations"]}
-    judged = reward.train(RewardConfig(**fields | caps | recipe.reward))
-    stages.leave(judged.info["seconds"])
-
-    trained = {"ppo_ptx": recipe.ppo} | ({"ppo": recipe.ppo | {"ptx_coef": 0.0}} if config.with_ppo else {})
-    for name, fields in trained.items():
-        stages.enter(name, f"optimise the policy against the reward model ({NAMES[name]})")
-        known = {"policy": imitated.path, "reward": judged.path, "prompts": data["prompts"], "out": out / name}
-        known |= {"pretraining": data["pretraining"]}
-        stages.leave(ppo.train(PpoConfig(**known | caps | longest | fields)).info["seconds"])
-
-    stages.enter("answers", f"all models answer {sum(p.split == 'test' for p in workflow.prompts)} held-out prompts")
-    sources = {"base": config.model, "prompted": config.model, "sft": str(out / "sft")}
-    sources |= {name: str(out / name) for name in trained}
-    answers = []
-    for name, source in sources.items():
-        shots = {"shots": data["demonstrations"]} if name == "prompted" else {}
-        fields = {"model": source, "split": "test", "k": 1, "temperatures": (1.0,), "limit": config.test_limit, "name": name, "out": out / "answers" / name}
-        answers.append(sample.sample(SampleConfig(**common | fields | shots)).path)
-    stages.leave()
-
-    stages.enter("evaluate", "held-out labelers rank the answers, blind")
-    texts = tuple(f"{name}={source}" for name, source in sources.items() if name != "prompted")
-    evaluated = evaluate(
-        EvaluateConfig(
-            answers=tuple(answers),
-            workflow=config.workflow,
-            policy=imitated.path,
-            reward=judged.path,
-            out=out / "evaluation",
-            ppo=tuple(out / name for name in trained),
-            pretraining=data["heldout"],
-            text_models=texts,
-            dtype=config.dtype,
-            seed=config.seed,
-            **longest,
-        )
-    )
-    stages.leave(evaluated.info["seconds"])
+    before(one)
+    imitated = imitate(one)
+    ranked = rank_samples(one, imitated)
+    judged = learn_reward(one, imitated, ranked)
+    optimise(one, imitated, judged)
+    answers = answer_held_out(one)
+    judge(one, imitated, judged, answers)
 
     stages.seconds["total"] = round(sum(stages.seconds.values()), 1)
-    write_json(out / "loop.json", describe(config, recipe, workflow, list(sources), stages.seconds))
-    summary = summarise(out)
-    write_report(out)
+    write_json(config.out / "loop.json", describe(one))
+    summary = summarise(config.out)
+    write_report(config.out)
     return summary
 
 
-def before(config: LoopConfig, workflow: Workflow) -> None:
+def before(one: Loop) -> None:
     """Fetch the base model and show what it makes of a prompt today: the first thing on the screen."""
     from tutelage.fetch import resolve
     from tutelage.talk import answer
 
-    resolve(config.model)
-    prompt = next(p for p in workflow.prompts if p.split == "test")
-    print(f"\n  {prompt.text}\n  base model: {answer(config.model, prompt.text, seed=config.seed)}\n", file=sys.stderr)
+    one.stages.enter("model", f"the base model: {one.config.model}")
+    resolve(one.config.model)
+    prompt = next(p for p in one.workflow.prompts if p.split == "test")
+    text = answer(one.config.model, prompt.text, seed=one.config.seed)
+    print(f"\n  {prompt.text}\n  base model: {text}\n", file=sys.stderr, flush=True)
+    one.stages.leave()
+
+
+def imitate(one: Loop) -> Run:
+    """Step 1: SFT on the demonstrations."""
+    from tutelage import sft
+
+    one.stages.enter("sft", f"imitate {len(one.workflow.demonstrations)} demonstrations (SFT)")
+    fields = one.common(model=one.config.model, demonstrations=one.data["demonstrations"], out=one.out / "sft")
+    run = sft.train(SftConfig(**fields | one.recipe.sft))
+    one.stages.leave(run.info["seconds"])
+    return run
+
+
+def rank_samples(one: Loop, imitated: Run) -> Run:
+    """Step 2, first half: sample K responses to every prompt but the test prompts, and rank them."""
+    from tutelage import rank, sample
+
+    one.stages.enter("sample", f"sample {one.recipe.sample.get('k', 6)} responses to every prompt, and rank them")
+    fields = one.common(model=str(imitated.path), prompts=one.data["ranked"], out=one.out / "samples")
+    samples = sample.sample(SampleConfig(**fields | {"max_response_tokens": one.longest} | one.recipe.sample))
+    fields = {"samples": samples.path, "workflow": one.config.workflow, "out": one.out / "rankings"}
+    ranked = rank.rank(RankConfig(**fields | {"seed": one.config.seed} | one.recipe.rank))
+    one.stages.leave(samples.info["seconds"] + ranked.info["seconds"])
+    return ranked
+
+
+def learn_reward(one: Loop, imitated: Run, ranked: Run) -> Run:
+    """Step 2, second half: the reward model."""
+    from tutelage import rank, reward
+
+    one.stages.enter("reward", f"train the reward model on {ranked.result['comparisons']} comparisons")
+    fields = one.common(model=str(imitated.path), rankings=ranked.path / rank.FILE, out=one.out / "reward")
+    fields |= {"demonstrations": one.data["demonstrations"]}
+    run = reward.train(RewardConfig(**fields | one.recipe.reward))
+    one.stages.leave(run.info["seconds"])
+    return run
+
+
+def optimise(one: Loop, imitated: Run, judged: Run) -> None:
+    """Step 3: PPO-ptx, and PPO without the mix where that was asked for."""
+    from tutelage import ppo
+
+    for name, recipe in one.trained.items():
+        one.stages.enter(name, f"optimise the policy against the reward model ({NAMES[name]})")
+        fields = one.common(policy=imitated.path, reward=judged.path, prompts=one.data["prompts"], out=one.out / name)
+        fields |= {"pretraining": one.data["pretraining"], "max_response_tokens": one.longest}
+        run = ppo.train(PpoConfig(**fields | recipe))
+        one.stages.leave(run.info["seconds"])
+
+
+def sources(one: Loop) -> dict[str, str]:
+    """Every model that is compared, and where it is."""
+    base = one.config.model
+    return {"base": base, "prompted": base, "sft": str(one.out / "sft")} | {n: str(one.out / n) for n in one.trained}
+
+
+def answer_held_out(one: Loop) -> list[Path]:
+    """Every model answers the held-out prompts, once, at temperature 1."""
+    from tutelage import sample
+
+    count = sum(p.split == "test" for p in one.workflow.prompts)
+    one.stages.enter("answers", f"all models answer {min(count, one.config.test_limit or count)} held-out prompts")
+    answers = []
+    for name, source in sources(one).items():
+        fields = one.common(model=source, prompts=one.data["prompts"], out=one.out / "answers" / name, name=name)
+        fields |= {"split": "test", "k": 1, "limit": one.config.test_limit, "max_response_tokens": one.longest}
+        if name == "prompted":
+            fields |= {"shots": one.data["demonstrations"]}
+        answers.append(sample.sample(SampleConfig(**fields)).path)
+    one.stages.leave()
+    return answers
+
+
+def judge(one: Loop, imitated: Run, judged: Run, answers: list[Path]) -> None:
+    """Step 4: the held-out labelers rank the answers; gold against KL; the alignment tax."""
+    from tutelage.evaluate.judge import evaluate
+
+    one.stages.enter("evaluate", "held-out labelers rank the answers, blind")
+    texts = tuple(f"{name}={source}" for name, source in sources(one).items() if name != "prompted")
+    run = evaluate(
+        EvaluateConfig(
+            answers=tuple(answers),
+            workflow=one.config.workflow,
+            policy=imitated.path,
+            reward=judged.path,
+            out=one.out / "evaluation",
+            ppo=tuple(one.out / name for name in one.trained),
+            pretraining=one.data["heldout"],
+            text_models=texts,
+            max_response_tokens=one.longest,
+            dtype=one.config.dtype,
+            seed=one.config.seed,
+        )
+    )
+    one.stages.leave(run.info["seconds"])
 
 
 def write_data(folder: Path, workflow: Workflow) -> dict[str, Path]:
@@ -150,30 +241,26 @@ def write_data(folder: Path, workflow: Workflow) -> dict[str, Path]:
     return paths | {"pretraining": train, "heldout": held}
 
 
-def describe(
-    config: LoopConfig, recipe: Recipe, workflow: Workflow, models: list[str], seconds: dict[str, float]
-) -> dict[str, Any]:
+def describe(one: Loop) -> dict[str, Any]:
     """loop.json: what the report says about the loop as a whole."""
-    panels = workflow.rubric.panels
+    panels = one.workflow.rubric.panels
     note = (
-        "The embedded SmolLM2-135M was instruction-tuned by its makers and is stored in 4 bits; it is used here without "
-        "its chat format, as a model that continues text."
-        if config.model == "smollm2-135m"
-        else ""
+        "The embedded SmolLM2-135M was instruction-tuned by its makers and is stored in 4 bits; it is used here "
+        "without its chat format, as a model that continues text."
     )
     return {
-        "workflow": {"name": workflow.name, "title": workflow.title, "description": workflow.description},
-        "model": config.model,
-        "model_note": note,
-        "seed": config.seed,
-        "preset": recipe.name,
-        "models": models,
+        "workflow": {n: getattr(one.workflow, n) for n in ("name", "title", "description")},
+        "model": one.config.model,
+        "model_note": note if one.config.model == "smollm2-135m" else "",
+        "seed": one.config.seed,
+        "preset": one.recipe.name,
+        "models": list(sources(one)),
         "labelers": {
             "training": panels["training"].n,
             "heldout": panels["heldout"].n,
-            "note": "Simulated labelers: programs that apply a written rubric with tastes and noise of their own. Not people.",
+            "note": "Simulated labelers: programs that apply a rubric with tastes and noise of their own. Not people.",
         },
-        "seconds": seconds,
+        "seconds": one.stages.seconds,
     }
 
 
@@ -181,7 +268,9 @@ def recipe_of(config: LoopConfig) -> Recipe:
     """The preset a loop was asked for."""
     from tutelage import presets
 
-    known = {"demo": lambda: presets.demo(config.workflow), "small": presets.small, "paper": presets.paper}
-    if config.preset not in known:
-        raise UserError(f"no preset {config.preset!r}; expected one of {', '.join(known)}")
-    return known[config.preset]()
+    if config.preset == "demo":
+        return presets.demo(config.workflow)
+    others = {"small": presets.small, "paper": presets.paper}
+    if config.preset not in others:
+        raise UserError(f"no preset {config.preset!r}; expected one of demo, {', '.join(others)}")
+    return others[config.preset]()

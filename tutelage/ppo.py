@@ -16,7 +16,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,10 +27,11 @@ from tutelage.doctor import check_start
 from tutelage.generate import Decoder, Sampled
 from tutelage.loop import Progress, generator, load_tensors, need_finite, save_tensors, shuffled, stream, timed
 from tutelage.losses import lm_loss, policy_loss, token_logprobs, value_loss
-from tutelage.model import Lm, ScalarHead, Top, load, load_scalar, save_lm
+from tutelage.model import Lm, Top, load, save_lm
 from tutelage.optim import MasterAdamW, warmed
 from tutelage.records import Prompt, UserError, read_records
 from tutelage.run import Run
+from tutelage.scalar import ScalarHead, load_scalar
 from tutelage.settings import PpoConfig
 from tutelage.template import prompt_ids, response_text
 
@@ -294,8 +294,8 @@ def _guard(run: Run, measured: dict[str, float], config: PpoConfig) -> Run | Non
     if abs(measured["kl"]) <= config.max_kl:
         return None
     why = (
-        f"KL is {measured['kl']:.1f} nats per response, beyond max_kl = {config.max_kl}: the policy is diverging from the"
-        " reference; lower --lr or raise --beta. A strongly negative KL means sampling and scoring disagree (see doctor)"
+        f"KL is {measured['kl']:.1f} nats per response, beyond max_kl = {config.max_kl}: the policy is diverging from"
+        " the reference; lower --lr or raise --beta. A strongly negative KL: sampling and scoring disagree (see doctor)"
     )
     run.stop(why)
     raise UserError(f"{run.path}: stopped: {why}")
@@ -346,7 +346,8 @@ def _resume(run: Run, actor: MasterAdamW, critic: MasterAdamW) -> int:
 
 
 def _save(run: Run, lm: Lm, actor: MasterAdamW, config: PpoConfig) -> None:
-    """model/ gets the weights that `keep` names, model_raw/ or model_ema/ the others."""
+    """model/ gets the weights that `keep` names, model_raw/ or model_ema/ the others, where there are any."""
     save_lm(lm, lm.top, run.model if config.keep == "raw" else run.path / "model_raw")
-    actor.use_average()
-    save_lm(lm, lm.top, run.model if config.keep == "ema" else run.path / "model_ema")
+    if config.ema:
+        actor.use_average()
+        save_lm(lm, lm.top, run.model if config.keep == "ema" else run.path / "model_ema")

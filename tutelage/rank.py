@@ -49,6 +49,8 @@ def sampled(samples: str | object, prompts: tuple[Prompt, ...]) -> list[tuple[Pr
     grouped: dict[str, list[Response]] = {}
     for row in source.rows("samples.jsonl"):
         if row["prompt_id"] not in known:
-            raise UserError(f"{source.path / 'samples.jsonl'}: prompt {row['prompt_id']!r} is not one of the workflow's")
+            raise UserError(
+                f"{source.path / 'samples.jsonl'}: prompt {row['prompt_id']!r} is not one of the workflow's"
+            )
         grouped.setdefault(row["prompt_id"], []).append(from_dict(Response, row["response"]))
     return [(known[i], responses) for i, responses in grouped.items()]

@@ -147,9 +147,7 @@ def _spent(seconds: dict[str, float], *stages: str) -> float | None:
 def _ppo_lines(loop: Loop, model: str, *, named: bool) -> list[str]:
     config, done = loop.runs[model].config(), loop.runs[model].result
     start = f"{name(model)}: " if named else ""
-    lines = [
-        f"{start}{config.get('iterations', '?')} rounds × {config.get('episodes', '?')} scored responses"
-    ]
+    lines = [f"{start}{config.get('iterations', '?')} rounds × {config.get('episodes', '?')} scored responses"]
     if isinstance(kl := done.get("kl"), int | float):
         lines.append(f"ends {kl:.1f} nats (KL) from the SFT model")
     if config.get("ptx_coef"):
@@ -219,9 +217,7 @@ def made(loop: Loop) -> Context:
     stages = []
     for folder, run in loop.runs.items():
         config = {key: value for key, value in run.config().items() if value not in (None, "")}
-        stages.append(
-            {"folder": folder, "kind": run.kind, "config": config, "created": run.info.get("created", "")}
-        )
+        stages.append({"folder": folder, "kind": run.kind, "config": config, "created": run.info.get("created", "")})
     first = next(iter(loop.runs.values()), None)
     info = first.info if first is not None else {}
     machine, packages = _machine(loop), _object(info.get("packages"))

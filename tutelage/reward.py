@@ -25,10 +25,11 @@ from tutelage.data.batches import Lowered, slices
 from tutelage.doctor import check_saved_order, warn_end_state
 from tutelage.loop import Progress, load_tensors, need_finite, save_tensors, shuffled
 from tutelage.losses import ranking_loss
-from tutelage.model import Lm, ScalarHead, load, save_scalar
+from tutelage.model import Lm, load
 from tutelage.optim import MasterAdamW, cosine
 from tutelage.records import Demonstration, Ranking, UserError, read_records
 from tutelage.run import Run
+from tutelage.scalar import ScalarHead, save_scalar
 from tutelage.settings import RewardConfig
 from tutelage.template import prompt_ids, response_ids
 
@@ -52,7 +53,9 @@ def train(config: RewardConfig) -> Run:
     elements = elements_of(lm, config, [r for r in rankings if r.split == "train" and r.group in config.groups])
     elements = [e for e in elements if any(r.pairs() for r in e.rankings)]
     if not elements:
-        raise UserError(f"{config.rankings}: no untied comparison by {', '.join(config.groups)} labelers in the train split")
+        raise UserError(
+            f"{config.rankings}: no untied comparison by {', '.join(config.groups)} labelers in the train split"
+        )
     warn_end_state(lm, [(e.prompt, r) for e in elements[:4] for r in e.responses])
     lowered = _lowered(lm, elements)
     network = ScalarHead(lm.top.twin(), seed=config.seed)
@@ -80,7 +83,9 @@ def train(config: RewardConfig) -> Run:
         # 3. One update.
         norm = body.step(cosine(step, total, config.lr))
         head.step(cosine(step, total, config.head_lr))
-        right = [float(s[i] > s[j]) for s, e in zip(scores, batch, strict=True) for r in e.rankings for i, j in r.pairs()]
+        right = [
+            float(s[i] > s[j]) for s, e in zip(scores, batch, strict=True) for r in e.rankings for i, j in r.pairs()
+        ]
         row = {"step": step, "epoch": epoch, "loss/train": loss.item(), "accuracy/train": sum(right) / len(right)}
         run.log("metrics.jsonl", row | {"lr": cosine(step, total, config.lr), "grad_norm": norm})
         if (step + 1) % max(1, total // 8) == 0:
@@ -162,14 +167,18 @@ def _set_bias_and_scale(
         tokenizer = lowered.lm.tokenizer
         written = [Element(prompt_ids(tokenizer, d.prompt), [response_ids(tokenizer, d.response)], []) for d in shown]
         own = _lowered(lowered.lm, written)
-        centre = torch.cat([torch.cat(_scores(network, own, written, part)) for part in slices(len(written), 48)]).mean()
+        centre = torch.cat(
+            [torch.cat(_scores(network, own, written, part)) for part in slices(len(written), 48)]
+        ).mean()
     if config.unit_scale:
         network.scale.fill_(1 / float(raw.std(correction=0).clamp_min(1e-6)))
     network.bias.copy_(centre)
 
 
 @torch.no_grad()
-def _measure(run: Run, lm: Lm, config: RewardConfig, network: ScalarHead, rankings: Sequence[Ranking]) -> dict[str, Any]:
+def _measure(
+    run: Run, lm: Lm, config: RewardConfig, network: ScalarHead, rankings: Sequence[Ranking]
+) -> dict[str, Any]:
     """Score every held-out comparison; pairs.jsonl keeps each one, the result the accuracies by labeler group."""
     held = elements_of(lm, config, [r for r in rankings if r.split != "train"])
     (run.path / "pairs.jsonl").unlink(missing_ok=True)
@@ -186,7 +195,7 @@ def _measure(run: Run, lm: Lm, config: RewardConfig, network: ScalarHead, rankin
                     right.setdefault(group, []).append(0.5 if difference == 0 else float(difference > 0))
                     # Either may be named first: the sign is drawn from the ids, so that calibration sees both.
                     flip = ranking.responses[i].id > ranking.responses[j].id
-                    pair = {"prompt_id": ranking.prompt_id, "group": group, "labeler": ranking.labeler}
+                    pair: dict[str, Any] = {"prompt_id": ranking.prompt_id, "group": group, "labeler": ranking.labeler}
                     pair |= {"difference": -difference if flip else difference, "preferred": 0.0 if flip else 1.0}
                     run.log("pairs.jsonl", pair)
     accuracy = {group: sum(values) / len(values) for group, values in sorted(right.items())}

@@ -102,9 +102,7 @@ def combine(
     that states some.
     """
     taste = taste or {}
-    names = [
-        name for name in JUDGEMENTS if name != "constraints" or checks.of_kind(prompt, *checks.CONSTRAINTS)
-    ]
+    names = [name for name in JUDGEMENTS if name != "constraints" or checks.of_kind(prompt, *checks.CONSTRAINTS)]
     shares = {name: weights[name] * taste.get(name, 1.0) for name in names}
     mean = sum(shares[name] * judged[name] for name in names) / sum(shares.values())
     gate = FLOOR + (1.0 - FLOOR) * float(judged["follows"] ** taste.get("follows", 1.0))
@@ -131,9 +129,7 @@ def explain(prompt: Prompt, text: str, ended: bool, rubric: Rubric) -> list[str]
 
 def parse(row: dict[str, Any], where: str) -> Rubric:
     """A rubric from its fields in a workflow.json. Raises UserError naming `where` and the field."""
-    settings = _settings(
-        {key: value for key, value in row.items() if key not in ("weights", "labelers")}, where
-    )
+    settings = _settings({key: value for key, value in row.items() if key not in ("weights", "labelers")}, where)
     weights = DEFAULT_WEIGHTS | _weights(row.get("weights", {}), f"{where}, field 'weights'")
     if not any(value for name, value in weights.items() if name != "constraints"):
         raise UserError(f"{where}: field 'weights' leaves nothing to judge")
@@ -142,8 +138,7 @@ def parse(row: dict[str, Any], where: str) -> Rubric:
         raise UserError(f"{where}: field 'labelers' must be an object with 'training' and 'heldout'")
     defaults = Rubric().panels
     parsed = {
-        group: _panel(panels.get(group, {}), defaults[group], f"{where}, labelers {group!r}")
-        for group in defaults
+        group: _panel(panels.get(group, {}), defaults[group], f"{where}, labelers {group!r}") for group in defaults
     }
     return Rubric(settings=settings, weights=weights, panels=parsed)
 
@@ -158,12 +153,7 @@ def fields() -> tuple[str, ...]:
 
 
 def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and value >= 0
-    )
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
 def _weights(row: Any, where: str) -> dict[str, float]:
@@ -181,9 +171,7 @@ def _panel(row: Any, default: Panel, where: str) -> Panel:
         raise UserError(f"{where}: must be an object with some of {', '.join(sorted(names))}")
     for name in sorted(set(row) - {"taste"}):
         if not _is_number(row[name]) or (name == "n" and (row[name] != int(row[name]) or row[name] < 1)):
-            raise UserError(
-                f"{where}, field {name!r}: is {row[name]!r}, expected a number >= {int(name == 'n')}"
-            )
+            raise UserError(f"{where}, field {name!r}: is {row[name]!r}, expected a number >= {int(name == 'n')}")
     values = dict(row)
     if "taste" in row:
         values["taste"] = _weights(row["taste"], f"{where}, field 'taste'")
@@ -198,17 +186,13 @@ def _settings(row: dict[str, Any], where: str) -> Settings:
         elif name == "length_words_by_use_case":
             if not isinstance(value, dict):
                 raise UserError(f"{where}: field {name!r} must be an object of use case: [low, high]")
-            values[name] = {
-                use: _range(pair, f"{where}, field {name!r}, {use!r}") for use, pair in value.items()
-            }
+            values[name] = {use: _range(pair, f"{where}, field {name!r}, {use!r}") for use, pair in value.items()}
         elif name == "closed_domain":
             if not isinstance(value, bool):
                 raise UserError(f"{where}: field {name!r} must be true or false")
             values[name] = value
         else:
-            if not isinstance(value, list) or not all(
-                isinstance(item, str) and item.strip() for item in value
-            ):
+            if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
                 raise UserError(f"{where}: field {name!r} must be a list of phrases")
             values[name] = tuple(value)
     values.setdefault("closed_domain", bool(values.get("facts")))

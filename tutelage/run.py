@@ -1,11 +1,11 @@
 """Run: the one artefact folder every stage writes and reads. No torch here.
 
-    run.json        kind, status, command, version, seed, parents, packages, machine; finished flag written last
-    config.json     every resolved field
-    metrics.jsonl   append only (docs/metrics.md); resuming cuts back what came after the checkpoint, so that a killed
-    samples.jsonl   and resumed run ends with the same bytes as an uninterrupted one
-    timings.jsonl   seconds, kept apart because no two runs share them
-    model/ checkpoints/ and records, where the product is data
+run.json        kind, status, command, version, seed, parents, packages, machine; finished flag written last
+config.json     every resolved field
+metrics.jsonl   append only (docs/metrics.md); resuming cuts back what came after the checkpoint, so that a killed
+samples.jsonl   and resumed run ends with the same bytes as an uninterrupted one
+timings.jsonl   seconds, kept apart because no two runs share them
+model/ checkpoints/ and records, where the product is data
 """
 
 from __future__ import annotations
@@ -81,12 +81,16 @@ class Run:
         if kinds and info["kind"] not in kinds:
             raise UserError(f"{path}: is a run of kind {info['kind']!r}, expected {' or '.join(kinds)}")
         if not info["finished"]:
-            raise UserError(f"{path}: the run is not finished (status {info['status']!r}); repeat its command to resume it")
+            raise UserError(
+                f"{path}: the run is not finished (status {info['status']!r}); repeat its command to resume it"
+            )
         return cls(path, info)
 
     def _same(self, kind: str, fields: dict[str, Any], parents: dict[str, Any]) -> None:
         if self.info["kind"] != kind:
-            raise UserError(f"{self.path}: holds a run of kind {self.info['kind']!r}, not {kind!r}; name another folder")
+            raise UserError(
+                f"{self.path}: holds a run of kind {self.info['kind']!r}, not {kind!r}; name another folder"
+            )
         held = self.config()
         for name in sorted(set(held) | set(fields)):
             if held.get(name) != fields.get(name):
@@ -96,7 +100,9 @@ class Run:
                 )
         for name, parent in parents.items():
             if self.info["parents"].get(name, {}).get("digest") != parent["digest"]:
-                raise UserError(f"{self.path}: its {name} ({parent['path']}) has changed since the run began; name another folder")
+                raise UserError(
+                    f"{self.path}: its {name} ({parent['path']}) has changed since the run began; name another folder"
+                )
 
     # ---- state ---------------------------------------------------------------------------------------------------
 
@@ -119,8 +125,10 @@ class Run:
         """Every resolved field of the stage's config."""
         try:
             return dict(json.loads((self.path / "config.json").read_text()))
-        except (ValueError, TypeError):
-            raise UserError(f"{self.path / 'config.json'}: damaged; it does not hold a run's settings") from None
+        except (FileNotFoundError, ValueError, TypeError):
+            raise UserError(
+                f"{self.path / 'config.json'}: missing or damaged; it must hold the run's settings"
+            ) from None
 
     def parent(self, name: str) -> Path:
         """Path of a parent run by its role."""
@@ -162,7 +170,7 @@ class Run:
     # ---- checkpoints ---------------------------------------------------------------------------------------------
 
     def checkpoint(self, step: int, write: Any, state: dict[str, Any]) -> None:
-        """Save a resumable state atomically: `write(folder)` puts tensors there, `state` is JSON, `latest` comes last."""
+        """Save a resumable state atomically: `write(folder)` puts tensors there, `state` is JSON, `latest` is last."""
         parent = self.path / "checkpoints"
         parent.mkdir(exist_ok=True)
         name = f"step-{step:06d}"

@@ -22,7 +22,7 @@ from tutelage.template import SEPARATOR, prompt_ids, response_text
 
 
 def sample(config: SampleConfig) -> Run:
-    """Run or resume the stage. Writes samples.jsonl: {"prompt_id", "prompt", "k", "response"} a line, prompts in order."""
+    """Run or resume the stage. Writes samples.jsonl: {"prompt_id", "prompt", "k", "response"} a line."""
     run = Run.start(config.out, "samples", config, parents={"model": Path(config.model), "prompts": config.prompts})
     if run.finished:
         return run
@@ -43,9 +43,7 @@ def sample(config: SampleConfig) -> Run:
         uniforms = torch.stack([_uniforms(config, prompts[i].id, k) for i in part for k in range(config.k)], 1)
         rows = [encoded[i] for i in part for _ in range(config.k)]
         temperatures = [config.temperatures[k % len(config.temperatures)] for _ in part for k in range(config.k)]
-        drawn = decoder.sample(
-            rows, max_tokens=config.max_response_tokens, temperature=temperatures, uniforms=uniforms
-        )
+        drawn = decoder.sample(rows, max_tokens=config.max_response_tokens, temperature=temperatures, uniforms=uniforms)
         for place, i in enumerate(part):
             for k in range(config.k):
                 n = place * config.k + k
@@ -102,7 +100,9 @@ def _response(
     name = config.name or Path(config.model).name
     temperature = config.temperatures[k % len(config.temperatures)]
     sampling = {"temperature": temperature, "max_tokens": config.max_response_tokens, "seed": config.seed}
-    return Response(id=f"{prompt.id}/{name}/{k}", text=text, model=name, tokens=len(ids), ended=ended, sampling=sampling)
+    return Response(
+        id=f"{prompt.id}/{name}/{k}", text=text, model=name, tokens=len(ids), ended=ended, sampling=sampling
+    )
 
 
 def _row(prompt: Prompt, k: int, response: Response) -> dict[str, object]:

@@ -202,7 +202,7 @@ class PpoConfig:
     whiten_rewards: bool = False
     """Scale rewards to unit variance without moving their mean (lm-human-preferences option)."""
     missing_eos_score: float = -3.0
-    """Score of a response that did not end by itself, in place of the reward model's (lm-human-preferences: fixed -1)."""
+    """Score of a response that did not end by itself, in place of the model's (lm-human-preferences: -1)."""
     ptx_coef: float = 0.5
     """Weight of the pretraining loss, mean nats per token, in the policy's step (paper: 27.8 of an unstated norm)."""
     ptx_ratio: float = 0.25
@@ -238,8 +238,13 @@ class PpoConfig:
         _positive(self, "iterations", "episodes", "minibatch", "inner_epochs", "temperature", "max_response_tokens")
         if self.episodes % self.minibatch:
             raise UserError(f"episodes ({self.episodes}) must be a multiple of minibatch ({self.minibatch})")
+        _share(self, "ema")
+        if self.keep == "ema" and not self.ema:
+            raise UserError("keep is ema but ema is 0: there would be no weight average to keep")
         if self.ptx_coef and self.pretraining is None:
-            raise UserError("ptx_coef is set but no pretraining text is given: name one, or set ptx_coef to 0 for plain PPO")
+            raise UserError(
+                "ptx_coef is set but no pretraining text is given: name one, or set ptx_coef to 0 for plain PPO"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,10 +24,11 @@ from tutelage.doctor import check_policy
 from tutelage.generate import Decoder
 from tutelage.loop import Progress, generator, load_tensors, need_finite, save_tensors, shuffled
 from tutelage.losses import lm_loss, token_logprobs
-from tutelage.model import Lm, Top, load, load_scalar, save_lm
+from tutelage.model import Lm, Top, load, save_lm
 from tutelage.optim import MasterAdamW, cosine
 from tutelage.records import Demonstration, UserError, read_records
 from tutelage.run import Run
+from tutelage.scalar import load_scalar
 from tutelage.settings import SftConfig
 from tutelage.template import prompt_ids, response_ids
 
@@ -84,7 +85,7 @@ def train(config: SftConfig) -> Run:
         if index + 1 == per_epoch:
             row |= _measure(lm, config, held_out)
             if not best or _better(row, best["row"]):
-                best = {"row": row, "weights": [m.clone() for m in optimiser.masters]}
+                best = {"row": row, "weights": [p.detach().clone() for p in optimiser.parameters]}
         run.log("metrics.jsonl", row)
         if index + 1 == per_epoch:
             _checkpoint(run, step + 1, optimiser, best)
@@ -93,7 +94,9 @@ def train(config: SftConfig) -> Run:
     _keep(lm.top, optimiser, best["weights"])
     save_lm(lm, lm.top, run.model)
     chosen = "reward-model score" if "score/heldout" in best["row"] else "held-out loss"
-    run.finish(kept_epoch=best["row"]["epoch"] + 1, kept_by=chosen, heldout_loss=best["row"]["loss/heldout"], n=len(shown))
+    run.finish(
+        kept_epoch=best["row"]["epoch"] + 1, kept_by=chosen, heldout_loss=best["row"]["loss/heldout"], n=len(shown)
+    )
     return run
 
 

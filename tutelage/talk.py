@@ -40,7 +40,11 @@ def reply(
 
     uniforms = torch.rand(LONGEST, 1, generator=generator(seed, "talk", prompt))
     sampled = Decoder(lm, lm.top, rows=1).sample(
-        [prompt_ids(lm.tokenizer, prompt)], max_tokens=LONGEST, temperature=temperature, uniforms=uniforms, on_token=on_token
+        [prompt_ids(lm.tokenizer, prompt)],
+        max_tokens=LONGEST,
+        temperature=temperature,
+        uniforms=uniforms,
+        on_token=on_token,
     )
     return response_text(lm.tokenizer, sampled.ids[0][sampled.mask[0]].tolist())
 
@@ -54,7 +58,13 @@ def compare(runs: Sequence[Path], prompt: str, *, temperature: float = 0.7, seed
             print()
         for name, lm in models.items():
             print(f"{name:<{width}} | ", end="", flush=True)
-            reply(lm, line, temperature=temperature, seed=seed, show=lambda t: print(t.replace("\n", " "), end="", flush=True))
+            reply(
+                lm,
+                line,
+                temperature=temperature,
+                seed=seed,
+                show=lambda t: print(t.replace("\n", " "), end="", flush=True),
+            )
             print()
 
 

@@ -43,7 +43,7 @@ def response_ids(tokenizer: PreTrainedTokenizerBase, response: str, *, ended: bo
     """
     text = response.strip()
     ids: list[int] = tokenizer(" " + text, add_special_tokens=False)["input_ids"] if text else []
-    return [*ids, int(tokenizer.eos_token_id)] if ended else ids  # type: ignore[arg-type]
+    return [*ids, int(tokenizer.eos_token_id)] if ended else ids
 
 
 def response_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -51,11 +51,10 @@ def response_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str
     kept = list(ids)
     if kept and kept[-1] == tokenizer.eos_token_id:
         kept = kept[:-1]
-    text: str = tokenizer.decode(kept, skip_special_tokens=False)  # type: ignore[assignment]
-    return text.strip()
+    return str(tokenizer.decode(kept, skip_special_tokens=False)).strip()
 
 
 def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The begin token, for tokenizers that put one before every text (Gemma, Llama)."""
-    first = tokenizer("a")["input_ids"][:1]  # type: ignore[index]
+    first = tokenizer("a")["input_ids"][:1]
     return list(first) if first and first[0] == tokenizer.bos_token_id else []

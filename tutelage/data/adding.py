@@ -26,7 +26,9 @@ def add(folder: Path, file: Path) -> str:
     rankings = list({(r.prompt_id, r.labeler, r.order_seed): r for r in [*rankings, *fresh.rankings]}.values())
     for kind, records in ((Prompt, [*prompts, *collected.kept]), (Demonstration, demonstrations), (Ranking, rankings)):
         write_records(folder / FILES[kind], records)
-    total = f"{len(prompts) + len(collected.kept)} prompts, {len(demonstrations)} demonstrations, {len(rankings)} rankings"
+    total = (
+        f"{len(prompts) + len(collected.kept)} prompts, {len(demonstrations)} demonstrations, {len(rankings)} rankings"
+    )
     return "\n".join([imported.summary(), collected.summary(), f"{folder}: now {total}"])
 
 

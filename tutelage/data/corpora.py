@@ -102,11 +102,7 @@ def qa_feedback(row: Row, intake: Intake) -> None:
     prompt = intake.prompt(_qa_prompt(row), row, use_case="closed QA")
     answers = responses_of(prompt, [text_of(row, f"prediction {i}") for i in range(1, 5)], "qa-feedback")
     verdicts = row.get("preference")
-    if (
-        not isinstance(verdicts, list)
-        or [type(v) for v in verdicts] != [int] * 6
-        or not set(verdicts) <= {0, 1, 2}
-    ):
+    if not isinstance(verdicts, list) or [type(v) for v in verdicts] != [int] * 6 or not set(verdicts) <= {0, 1, 2}:
         raise FieldError("preference", "expected six values 0 (tie), 1 or 2")
     beaten = [0.0] * 4
     for (i, j), verdict in zip(_SIX, verdicts, strict=True):
@@ -121,9 +117,7 @@ def qa_feedback(row: Row, intake: Intake) -> None:
             intake.rank(prompt, [answers[i], answers[j]], [(0, 0), (0, 1), (1, 0)][verdict], row)
     if row.get("gold") is not None:
         intake.demonstrate(prompt, text_of(row, "gold"), row)
-    intake.leave_out(
-        row, ["question", "passages", "gold", "preference", *(f"prediction {i}" for i in range(1, 5))]
-    )
+    intake.leave_out(row, ["question", "passages", "gold", "preference", *(f"prediction {i}" for i in range(1, 5))])
 
 
 def _qa_prompt(row: Row) -> str:

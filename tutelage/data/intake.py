@@ -55,9 +55,7 @@ class Intake:
         if known.text != prompt.text:
             raise FieldError(name, f"{prompt.id!r} stands for two different prompts")
         if known.split != prompt.split:
-            raise FieldError(
-                "split", f"is {prompt.split!r}, but the same prompt was in {known.split!r} before"
-            )
+            raise FieldError("split", f"is {prompt.split!r}, but the same prompt was in {known.split!r} before")
         return known
 
     def demonstrate(self, prompt: Prompt, response: str, row: Row) -> None:

@@ -75,14 +75,10 @@ class Collected:
         users = {prompt.user for prompt in self.kept} - {UNKNOWN_USER}
         shares = ", ".join(f"{split} {splits[split]:,}" for split in SPLITS)
         origin = f" from {len(users):,} users" if users else ""
-        lines = [
-            f"{len(self.kept) + len(self.dropped):,} prompts in, {len(self.kept):,} kept{origin} ({shares})"
-        ]
+        lines = [f"{len(self.kept) + len(self.dropped):,} prompts in, {len(self.kept):,} kept{origin} ({shares})"]
         if self.dropped:
             rules = Counter(reason.rule for _, reason in self.dropped)
-            detail = ", ".join(
-                f"{rules[rule]:,} {rule}" for rule in sorted(rules, key=lambda r: (-rules[r], r))
-            )
+            detail = ", ".join(f"{rules[rule]:,} {rule}" for rule in sorted(rules, key=lambda r: (-rules[r], r)))
             lines.append(f"{len(self.dropped):,} dropped: {detail}")
         return "\n".join(lines)
 
@@ -122,9 +118,7 @@ def collect(
         given = prompt.split if keep_splits else split_of(unit, shares=shares, salt=salt)
         split = splits.setdefault(unit, given)
         if keep_splits and split != given and unit not in fixed and prompt.user != UNKNOWN_USER:
-            raise UserError(
-                f"user {prompt.user!r} has prompts in {split} and in {given}; a user's split must be one"
-            )
+            raise UserError(f"user {prompt.user!r} has prompts in {split} and in {given}; a user's split must be one")
         prompt = replace(prompt, split=split)
         key = prefix_key(prompt.text, dedup_prefix)
         reason = _unfit(prompt, count_tokens, max_tokens)

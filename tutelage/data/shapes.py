@@ -54,9 +54,7 @@ def _own_ranking(row: Row, intake: Intake) -> None:
 
 def _with_prompt(record: Any, intake: Intake) -> Any:
     name = record.prompt_id or f"p-{digest(record.prompt)}"
-    intake.add_prompt(
-        Prompt(id=name, text=record.prompt, split=record.split, source=intake.source), "prompt_id"
-    )
+    intake.add_prompt(Prompt(id=name, text=record.prompt, split=record.split, source=intake.source), "prompt_id")
     return replace(record, prompt_id=name)
 
 

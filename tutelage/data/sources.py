@@ -163,9 +163,7 @@ def _rows(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, Any]]:
     if _is_flat(path):
         return _csv_rows(path, file, "\t" if _suffix(path) == ".tsv" else ",")
     if _suffix(path) not in (".jsonl", ".json", ".ndjson", ""):
-        raise UserError(
-            f"{path}: unknown kind of file; expected .jsonl, .json, .csv, .tsv or .parquet, gzipped or not"
-        )
+        raise UserError(f"{path}: unknown kind of file; expected .jsonl, .json, .csv, .tsv or .parquet, gzipped or not")
     return _array_items(path, file) if start.startswith(b"[") else _json_lines(path, file)
 
 

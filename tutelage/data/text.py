@@ -82,8 +82,8 @@ class TextBlocks:
             raise UserError(f"{path}: pretraining text has fewer than {tokens} tokens")
 
     def draw(self, step: int, count: int) -> list[Sequence[int]]:
-        """`count` blocks for optimiser step `step`: a fresh shuffle per pass over the text, no block twice in a pass."""
-        chosen = []
+        """`count` blocks for optimiser step `step`: a fresh shuffle per pass, no block twice in a pass."""
+        chosen: list[Sequence[int]] = []
         for position in range(step * count, (step + 1) * count):
             epoch, index = divmod(position, len(self.blocks))
             order = self._order(epoch)
@@ -99,4 +99,4 @@ class TextBlocks:
 
     def first(self, count: int) -> list[Sequence[int]]:
         """The first `count` blocks: a fixed measure."""
-        return self.blocks[:count]
+        return list(self.blocks[:count])

@@ -39,9 +39,7 @@ class Agreement:
     untied_pairs: int
 
 
-def agreement_within(
-    rankings: Iterable[Ranking], *, resamples: int = RESAMPLES, seed: int = SEED
-) -> Agreement:
+def agreement_within(rankings: Iterable[Ranking], *, resamples: int = RESAMPLES, seed: int = SEED) -> Agreement:
     """Agreement between the different labelers of one group. Raises UserError when no two ranked the same
     pair."""
     matched = [
@@ -80,9 +78,7 @@ def _verdicts(rankings: Iterable[Ranking]) -> Verdicts:
     verdicts: Verdicts = {}
     for ranking in rankings:
         prompt = ranking.prompt_id or ranking.prompt
-        entries = sorted(
-            (response.id, rank) for response, rank in zip(ranking.responses, ranking.ranks, strict=True)
-        )
+        entries = sorted((response.id, rank) for response, rank in zip(ranking.responses, ranking.ranks, strict=True))
         for (one, rank), (two, other_rank) in combinations(entries, 2):
             sign = (rank < other_rank) - (rank > other_rank)
             verdicts.setdefault((prompt, one, two), {})[ranking.labeler] = sign
@@ -106,9 +102,7 @@ def _agreement(matched: Sequence[tuple[str, int, int]], resamples: int, seed: in
     )
 
 
-def likert_means(
-    rankings: Iterable[Ranking], *, resamples: int = RESAMPLES, seed: int = SEED
-) -> dict[str, Interval]:
+def likert_means(rankings: Iterable[Ranking], *, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, Interval]:
     """Mean Likert rating (1 to 7) of each model's responses; empty when nothing was rated."""
     items: dict[str, list[tuple[str, float]]] = {}
     for prompt, model, _, _, likert, _ in _ratings(rankings):
@@ -157,9 +151,7 @@ def flag_agreement(
         for one, two in combinations(sorted(of), 2)
     ]
     if not matched:
-        raise UserError(
-            f"no two labelers answered flag {flag!r} for one response; agreement needs such overlap"
-        )
+        raise UserError(f"no two labelers answered flag {flag!r} for one response; agreement needs such overlap")
     cells: dict[str, tuple[int, int]] = {}
     for prompt, one, two in matched:
         both, either = cells.get(prompt, (0, 0))

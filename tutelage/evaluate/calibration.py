@@ -68,9 +68,7 @@ def calibrate(
         raise ValueError(f"bins is {bins}; expected 1 or more")
     gaps = np.array([pair.difference for pair in pairs], dtype=np.float64)
     if not np.isfinite(gaps).all():
-        raise UserError(
-            f"{int((~np.isfinite(gaps)).sum())} of {len(pairs)} score differences are not finite numbers"
-        )
+        raise UserError(f"{int((~np.isfinite(gaps)).sum())} of {len(pairs)} score differences are not finite numbers")
     first = np.array([pair.preferred for pair in pairs], dtype=np.float64)
     right = np.where(gaps == 0, 0.5, np.where(gaps > 0, first, 1 - first))
     confidence = 1 / (1 + np.exp(-np.minimum(np.abs(gaps), 700)))
@@ -80,9 +78,7 @@ def calibrate(
         inside = place == i
         if inside.any():
             ends = 0.5 + i / (2 * bins), 0.5 + (i + 1) / (2 * bins)
-            table.append(
-                Bin(*ends, float(confidence[inside].mean()), float(right[inside].mean()), int(inside.sum()))
-            )
+            table.append(Bin(*ends, float(confidence[inside].mean()), float(right[inside].mean()), int(inside.sum())))
     items = [(pair.prompt_id, float(ok)) for pair, ok in zip(pairs, right, strict=True)]
     claimed = np.where(gaps > 0, confidence, 1 - confidence)
     return Calibration(
@@ -95,9 +91,7 @@ def calibrate(
     )
 
 
-def scored_pairs(
-    rankings: Iterable[Ranking], scores: Mapping[tuple[str, str], float]
-) -> Iterator[ScoredPair]:
+def scored_pairs(rankings: Iterable[Ranking], scores: Mapping[tuple[str, str], float]) -> Iterator[ScoredPair]:
     """Every untied pair of the rankings with its score difference, the preferred response first.
 
     `scores` is keyed by (prompt id, response id). Raises UserError naming a response without a score.
@@ -127,6 +121,4 @@ def score_spread(scores: Mapping[str, Sequence[float]]) -> Spread:
         raise ValueError("no scores")
     free = sum(len(group) - 1 for group in groups)
     squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups)
-    return Spread(
-        overall=float(np.std(np.concatenate(groups))), within=math.sqrt(squares / free) if free else 0.0
-    )
+    return Spread(overall=float(np.std(np.concatenate(groups))), within=math.sqrt(squares / free) if free else 0.0)

@@ -17,8 +17,9 @@ from tutelage.data.batches import pack
 from tutelage.generate import Decoder
 from tutelage.loop import Progress, generator, load_tensors
 from tutelage.losses import token_logprobs
-from tutelage.model import Lm, ScalarHead, Top
+from tutelage.model import Lm, Top
 from tutelage.run import Run
+from tutelage.scalar import ScalarHead
 from tutelage.settings import EvaluateConfig
 from tutelage.template import prompt_ids, response_text
 from tutelage.workflows import Workflow
@@ -39,9 +40,7 @@ def frontier(config: EvaluateConfig, workflow: Workflow, lm: Lm, network: Scalar
             trained = [p for part in lm.top.trained_parts() for p in part.parameters()]
             for i, parameter in enumerate(trained):
                 parameter.copy_(weights[f"policy.{i}"])
-            rows.append(
-                {"model": name, "iteration": iteration} | measure(config, workflow, lm, network, reference)
-            )
+            rows.append({"model": name, "iteration": iteration} | measure(config, workflow, lm, network, reference))
             progress.advance(note=f"kl {rows[-1]['kl']:.1f}  gold {rows[-1]['gold']:.2f}")
     return rows
 
@@ -51,9 +50,7 @@ def _snapshots(path: Path) -> list[tuple[int, Path]]:
     return [(int(f.stem.split("-")[1]), f) for f in files]
 
 
-def measure(
-    config: EvaluateConfig, workflow: Workflow, lm: Lm, network: ScalarHead, reference: Top
-) -> dict[str, Any]:
+def measure(config: EvaluateConfig, workflow: Workflow, lm: Lm, network: ScalarHead, reference: Top) -> dict[str, Any]:
     """Mean KL (nats per response), gold, score, length and share ended of the policy's answers to the valid prompts."""
     prompts = [p for p in workflow.prompts if p.split == "valid"]
     ids = [prompt_ids(lm.tokenizer, p.text) for p in prompts for _ in range(config.frontier_k)]

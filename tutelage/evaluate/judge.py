@@ -20,9 +20,10 @@ from tutelage.data.text import TextBlocks
 from tutelage.evaluate.frontier import frontier
 from tutelage.loop import Progress
 from tutelage.losses import token_logprobs
-from tutelage.model import Lm, ScalarHead, load, load_scalar
+from tutelage.model import Lm, load
 from tutelage.records import Prompt, Response, UserError, from_dict, write_json, write_records
 from tutelage.run import Run
+from tutelage.scalar import ScalarHead, load_scalar
 from tutelage.settings import EvaluateConfig
 from tutelage.template import prompt_ids, response_ids
 from tutelage.workflows import Workflow
@@ -68,9 +69,7 @@ def evaluate(config: EvaluateConfig) -> Run:
         run.log("frontier.jsonl", point)
     found = {"pretraining_loss": _text_losses(config)} if config.pretraining else {}
     write_json(run.path / "evaluation.json", found)
-    run.finish(
-        prompts=len(prompts), models=sorted({m for a in answers.values() for m in a}), rankings=len(ranked)
-    )
+    run.finish(prompts=len(prompts), models=sorted({m for a in answers.values() for m in a}), rankings=len(ranked))
     return run
 
 
@@ -86,16 +85,12 @@ def _answers(config: EvaluateConfig, workflow: Workflow) -> tuple[list[Prompt], 
     models = {m for a in answers.values() for m in a}
     shared = [i for i, a in answers.items() if set(a) == models and i in known]
     if not shared:
-        raise UserError(
-            "evaluate: no prompt of the workflow was answered by all of: " + ", ".join(sorted(models))
-        )
+        raise UserError("evaluate: no prompt of the workflow was answered by all of: " + ", ".join(sorted(models)))
     return [known[i] for i in shared], answers
 
 
 @torch.no_grad()
-def _scores(
-    lm: Lm, network: ScalarHead, prompts: Sequence[Prompt], answers: Answers
-) -> dict[tuple[str, str], float]:
+def _scores(lm: Lm, network: ScalarHead, prompts: Sequence[Prompt], answers: Answers) -> dict[tuple[str, str], float]:
     keys = [(p, m) for p in prompts for m in answers[p.id]]
     found: list[float] = []
     for part in slices(len(keys), 64):

@@ -65,9 +65,7 @@ def _reward(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"score_std": run.result["score_std"]}
     for group, name in (("training", "accuracy"), ("heldout", "accuracy_heldout_labelers")):
         pairs = [
-            ScoredPair(r["prompt_id"], r["difference"], r["preferred"] == 1.0)
-            for r in rows
-            if r["group"] == group
+            ScoredPair(r["prompt_id"], r["difference"], r["preferred"] == 1.0) for r in rows if r["group"] == group
         ]
         if pairs:
             calibration = calibrate(pairs)

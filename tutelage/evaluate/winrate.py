@@ -72,9 +72,7 @@ def win_rate(
 
 def _outcomes(ranking: Ranking) -> Iterator[tuple[str, str, float]]:
     """(model, other model, 1 win | 0.5 tie | 0 loss) of every ordered pair of two models' responses."""
-    entries = [
-        (response.model, rank) for response, rank in zip(ranking.responses, ranking.ranks, strict=True)
-    ]
+    entries = [(response.model, rank) for response, rank in zip(ranking.responses, ranking.ranks, strict=True)]
     for model, rank in entries:
         for other, other_rank in entries:
             if model != other:
@@ -91,9 +89,7 @@ def implied_rate(first: float, second: float) -> float:
         raise ValueError(f"{first} and {second} are no rates")
     up, down = first * (1 - second), second * (1 - first)
     if up + down == 0:
-        raise ValueError(
-            f"rates {first:g} and {second:g} imply nothing: both models always won or both always lost"
-        )
+        raise ValueError(f"rates {first:g} and {second:g} imply nothing: both models always won or both always lost")
     return up / (up + down)
 
 

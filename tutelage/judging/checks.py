@@ -66,11 +66,7 @@ def _problem(check: dict[str, Any]) -> str:
 
 def _wrong_value(kind: str, name: str, value: Any) -> str:
     if name == "n":
-        return (
-            ""
-            if isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            else "must be a number >= 1"
-        )
+        return "" if isinstance(value, int) and not isinstance(value, bool) and value >= 1 else "must be a number >= 1"
     if name == "text":
         return "" if isinstance(value, str) and value.strip() else "must be text"
     if name == "code":
@@ -80,19 +76,11 @@ def _wrong_value(kind: str, name: str, value: Any) -> str:
     if name == "groups":
         fine = isinstance(value, list) and bool(value) and all(_is_phrases(group) for group in value)
         return "" if fine else "must be a list of lists of phrases, none empty"
-    return (
-        ""
-        if _is_phrases(value) or (kind == "facts" and value == [])
-        else "must be a list of phrases, none empty"
-    )
+    return "" if _is_phrases(value) or (kind == "facts" and value == []) else "must be a list of phrases, none empty"
 
 
 def _is_phrases(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(item, str) and item.strip() for item in value)
-    )
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) and item.strip() for item in value)
 
 
 def of_kind(prompt: Prompt, *kinds: str) -> list[dict[str, Any]]:

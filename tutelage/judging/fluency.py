@@ -19,9 +19,7 @@ _TITLE = re.compile(
     r"|lullaby|limerick|haiku|couplet|rhymes?)\b",
     re.IGNORECASE,
 )
-_MARKUP = re.compile(
-    r"<\|?/?\w+\|?/?>|#{2,}|```|\*{3,}|={3,}|~{3,}|\\[nt]|&\w+;|\|{2,}|[!?]{3,}|\.{4,}|\ufffd"
-)
+_MARKUP = re.compile(r"<\|?/?\w+\|?/?>|#{2,}|```|\*{3,}|={3,}|~{3,}|\\[nt]|&\w+;|\|{2,}|[!?]{3,}|\.{4,}|\ufffd")
 _ODD = re.compile(
     r"[^\w\s.,;:!?'\"()\-%$/&@+\u20ac\u00a3\u2018\u2019\u201c\u201d\u2013\u2014\u2026\u00b0\u00bf\u00a1\u00ab\u00bb\u2022*#=]"
 )
@@ -93,15 +91,9 @@ def voice(prompt: Prompt, text: str, other_voice: tuple[str, ...]) -> list[Findi
     findings = [(0.3, f"another turn: {turn.strip()!r}") for turn in _TURN.findall(text)]
     findings += [(0.4, f"the asker's voice: {p!r}") for p in other_voice if words.mentions(text, p)]
     labels = Counter(re.findall(r"(\w+:|->)(?=\s|$)", prompt.text))
-    findings += [
-        (0.3, f"another example: {label!r}") for label, n in labels.items() if n >= 2 and label in text
-    ]
+    findings += [(0.3, f"another example: {label!r}") for label, n in labels.items() if n >= 2 and label in text]
     said = words.sentences(text)
     questions = sum(sentence.rstrip("\"')").endswith("?") for sentence in said)
-    if (
-        questions >= 2
-        and "question" not in checks.wanted_format(prompt)
-        and prompt.use_case not in LOOSE_USES
-    ):
+    if questions >= 2 and "question" not in checks.wanted_format(prompt) and prompt.use_case not in LOOSE_USES:
         findings.append((ramp(questions / len(said), 1.1, 0.5), "asks and asks"))
     return findings

@@ -20,17 +20,13 @@ def uncalled_acts(prompt: Prompt, text: str, acts: tuple[str, ...]) -> list[str]
     """The acts the text mentions though neither the prompt nor its topics do."""
     plain = words.normalise(text)
     called = words.spans(text, topic_phrases(prompt))
-    said = [
-        plain[a:b] for a, b in words.spans(text, acts) if all(b <= start or end <= a for start, end in called)
-    ]
+    said = [plain[a:b] for a, b in words.spans(text, acts) if all(b <= start or end <= a for start, end in called)]
     return [act for act in dict.fromkeys(said) if not words.mentions(prompt.text, act)]
 
 
 def topic_phrases(prompt: Prompt) -> list[str]:
     """Every phrase of every topic group of the prompt."""
-    return [
-        phrase for check in checks.of_kind(prompt, "topic") for group in check["groups"] for phrase in group
-    ]
+    return [phrase for check in checks.of_kind(prompt, "topic") for group in check["groups"] for phrase in group]
 
 
 def common_acts(
@@ -40,9 +36,7 @@ def common_acts(
     by_id = {prompt.id: prompt for prompt in prompts}
     named = Counter(phrase for prompt in prompts for phrase in set(topic_phrases(prompt)))
     often = [
-        phrase
-        for phrase, count in named.items()
-        if count >= max(5, len(prompts) / 30) and words.content_stems(phrase)
+        phrase for phrase, count in named.items() if count >= max(5, len(prompts) / 30) and words.content_stems(phrase)
     ]
     acts = tuple(p for p in often if not any(words.mentions(p, c) or words.mentions(c, p) for c in courtesy))
     said = Counter(act for d in demonstrations for act in uncalled_acts(by_id[d.prompt_id], d.response, acts))

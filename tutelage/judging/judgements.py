@@ -162,21 +162,15 @@ def _hedges(prompt: Prompt, text: str) -> bool:
 
 def _novelty(prompt: Prompt, text: str, settings: Settings) -> Finding:
     """Whether the response is more than the prompt's words, in any order; courtesy is not new."""
-    questions = [
-        " ".join(words.words(q)) for q in words.sentences(prompt.text) if q.rstrip("\"')").endswith("?")
-    ]
+    questions = [" ".join(words.words(q)) for q in words.sentences(prompt.text) if q.rstrip("\"')").endswith("?")]
     said, asked = words.words(text), set(words.words(prompt.text))
     if any(question.count(" ") >= 2 and question in " ".join(said) for question in questions):
         return 0.1, "repeats the question"
-    courtesy = {
-        s for phrase in (*settings.courtesy, *STOCK, *settings.stock) for s in words.content_stems(phrase)
-    }
+    courtesy = {s for phrase in (*settings.courtesy, *STOCK, *settings.stock) for s in words.content_stems(phrase)}
     mine, theirs = set(words.content_stems(text)) - courtesy, set(words.content_stems(prompt.text))
     if prompt.use_case in EXTRACTIVE_USES:
         return min(_fresh_order(prompt, text), _partial(mine, theirs)), "copies the prompt"
-    answered = any(
-        words.mentions(text, a) for check in checks.of_kind(prompt, "answer") for a in check["any"]
-    )
+    answered = any(words.mentions(text, a) for check in checks.of_kind(prompt, "answer") for a in check["any"])
     if answered and len(said) <= max(3, 0.3 * len(words.words(prompt.text))):
         return 1.0, ""
     if len(mine) < 3:

@@ -94,9 +94,7 @@ _CLASSES: dict[str, frozenset[str]] = {
 }
 _SMALL = word_set("you your it it's this that these those not as than us me them him her what which who how")
 _BROKEN: dict[str, frozenset[str]] = {
-    "determiner": frozenset(
-        {"determiner", "preposition", "of", "conjunction", "pronoun", "modal", "verb", "end"}
-    ),
+    "determiner": frozenset({"determiner", "preposition", "of", "conjunction", "pronoun", "modal", "verb", "end"}),
     "preposition": frozenset({"pronoun", "modal"}),
     "of": frozenset({"conjunction", "pronoun", "modal", "end"}),
     "conjunction": frozenset({"conjunction", "end"}),

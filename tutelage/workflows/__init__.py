@@ -101,9 +101,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         row = json.loads(_read_text(path))
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}, line {error.lineno}: not valid JSON ({error.msg} at column {error.colno})"
-        ) from None
+        raise UserError(f"{path}, line {error.lineno}: not valid JSON ({error.msg} at column {error.colno})") from None
     if not isinstance(row, dict):
         raise UserError(f"{path}: is {type(row).__name__}, expected an object")
     known = (*_OWN_FIELDS, *rubric.fields())
@@ -145,9 +143,7 @@ def _check_prompts(prompts: tuple[Prompt, ...], folder: Path) -> None:
             raise UserError(f"{folder / 'prompts.jsonl'}: {error}") from None
 
 
-def _check_demonstrations(
-    demonstrations: tuple[Demonstration, ...], prompts: tuple[Prompt, ...], folder: Path
-) -> None:
+def _check_demonstrations(demonstrations: tuple[Demonstration, ...], prompts: tuple[Prompt, ...], folder: Path) -> None:
     by_id = {prompt.id: prompt for prompt in prompts}
     seen: set[str] = set()
     for demonstration in demonstrations:

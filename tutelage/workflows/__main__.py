@@ -45,9 +45,7 @@ def counts(workflow: Workflow) -> list[str]:
 
 def data_problems(workflow: Workflow) -> list[str]:
     """Empty splits, users in two splits, prompts and demonstrations that repeat others or nearly do."""
-    problems = [
-        f"split {s!r} has no prompts" for s in SPLITS if not any(p.split == s for p in workflow.prompts)
-    ]
+    problems = [f"split {s!r} has no prompts" for s in SPLITS if not any(p.split == s for p in workflow.prompts)]
     splits: dict[str, set[str]] = defaultdict(set)
     for prompt in workflow.prompts:
         splits[prompt.user].add(prompt.split)
@@ -95,9 +93,7 @@ def rubric_problems(workflow: Workflow) -> tuple[list[str], list[str]]:
     if not golds:
         return [], ["there are no demonstrations"]
     lines = [f"demonstrations: gold {mean(golds):.3f} on average, {min(golds):.3f} at least"]
-    lines += [
-        f"decoy {name!r}: gold {mean(s):.3f} on average, {max(s):.3f} at most" for name, s in scores.items()
-    ]
+    lines += [f"decoy {name!r}: gold {mean(s):.3f} on average, {max(s):.3f} at most" for name, s in scores.items()]
     return lines, problems
 
 
@@ -117,13 +113,10 @@ def template_problems(workflow: Workflow) -> tuple[list[str], list[str]]:
     problems: list[str] = []
     for template in decoys.TEMPLATES:
         golds = [
-            rubric.gold(prompt, decoys.filled(template, prompt), True, workflow.rubric)
-            for prompt in workflow.prompts
+            rubric.gold(prompt, decoys.filled(template, prompt), True, workflow.rubric) for prompt in workflow.prompts
         ]
         good = sum(gold >= GOLD_ENOUGH for gold in golds) / len(golds)
-        lines.append(
-            f"template: gold {mean(golds):.3f} on average, good for {good:.0%} of prompts: {template!r}"
-        )
+        lines.append(f"template: gold {mean(golds):.3f} on average, good for {good:.0%} of prompts: {template!r}")
         if mean(golds) > TEMPLATE_MOST:
             problems.append(f"one template earns {mean(golds):.2f} on average over all prompts: {template!r}")
     return lines, problems
@@ -139,11 +132,7 @@ def courtesy_groups(workflow: Workflow) -> list[str]:
         for group in check["groups"]
         if sum(any(words.mentions(phrase, word) for word in polite) for phrase in group) > len(group) / 3
     ]
-    return (
-        [f"note: courtesy satisfies a topic group of {len(found)} prompts: {', '.join(found[:20])}"]
-        if found
-        else []
-    )
+    return [f"note: courtesy satisfies a topic group of {len(found)} prompts: {', '.join(found[:20])}"] if found else []
 
 
 def main(arguments: list[str]) -> int:
