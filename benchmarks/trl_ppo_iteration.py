@@ -2,13 +2,14 @@
 
 Nothing of tutelage is imported here. 64 episodes of 32 prompt and 32 response tokens. Minibatches of 32 come
 from `num_mini_batches=2`: through `gradient_accumulation_steps` TRL would take one optimiser step, not two.
-Gradient checkpointing, sample tables, saving and reports are off. Prints {"seconds": [...], "peak_bytes": n}.
+Gradient checkpointing, sample tables, saving and reports are off. Prints one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import resource
 import sys
@@ -34,13 +35,18 @@ class Clock(TrainerCallback):
     """When training began and when each iteration ended."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self.wall: list[float] = []
+        self.cpu: list[float] = []
+
+    def read(self) -> None:
+        self.wall.append(time.perf_counter())
+        self.cpu.append(time.process_time())
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.times.append(time.perf_counter())
+        self.read()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.times.append(time.perf_counter())
+        self.read()
 
 
 def train(model: str, iterations: int, clock: Clock, folder: str) -> None:
@@ -93,9 +99,9 @@ def main() -> None:
     clock = Clock()
     with contextlib.redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as folder:
         train(words.model, words.iterations, clock, folder)
-    times = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)]
+    wall, cpu = ([b - a for a, b in itertools.pairwise(times)] for times in (clock.wall, clock.cpu))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps({"seconds": times, "peak_bytes": peak}))
+    print(json.dumps({"seconds": wall, "cpu_seconds": cpu, "peak_bytes": peak}))
 
 
 if __name__ == "__main__":

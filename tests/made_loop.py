@@ -17,6 +17,7 @@ from tutelage.run import Run
 from tutelage.settings import PpoConfig, RewardConfig, SftConfig
 
 QUALITY = {"base": 0.25, "prompted": 0.45, "sft": 0.62, "ppo": 0.7, "ppo_ptx": 0.78}
+TAX = {"base": 0.0, "sft": 0.08, "ppo": 0.12, "ppo_ptx": -0.02}
 HOSTILE = "\n<script>alert('x')</script>\n  two  spaces & \"quotes\" <img src=x onerror=y>"
 
 
@@ -189,9 +190,12 @@ def _summary(
             "score_std": 1.1,
             "calibration_error": 0.05,
         },
-        "agreement": {"training": {"value": 0.73, "low": 0.7, "high": 0.76, "n": 20}},
+        "agreement": {
+            "training": {"value": 0.73, "low": 0.7, "high": 0.76, "n": 20},
+            "heldout_on_answers": {"value": 0.85, "low": 0.83, "high": 0.87, "n": 24},
+        },
         "kl": 3.8,
-        "pretraining_loss": {m: 3.4 + i / 50 for i, m in enumerate(m for m in models if m != "prompted")},
+        "pretraining_loss": {m: 3.4 + TAX[m] for m in models if m in TAX},
         "likert": {m: i.to_dict() for m, i in likert_means(judged).items()},
         "gold": {} if people else {m: clustered_mean(items).to_dict() for m, items in golds.items()},
         "model": "tiny-model",

@@ -153,6 +153,8 @@ def test_plain_words_and_counts_are_there(page: Page) -> None:
         "Keeps the stated limits",
         "temperature 1 for every model",
         "1 h 02 min",
+        "not that it became better at language",
+        "they agreed in 85% [83, 87] of pairs",
     ):
         assert words in page.text
 
@@ -218,6 +220,12 @@ def test_a_folder_that_is_no_finished_loop_is_refused_in_one_line(
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (folder / "report.html").exists()
+
+
+def test_the_command_to_repeat_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/opt/tutelage/cli.py", "demo", "--out", "a b"])
+    page = write_report(make_loop(tmp_path / "l", prompts=4)).read_text()
+    assert page.count("python -m tutelage.cli demo --out &#39;a b&#39;</code>") == 1
 
 
 def test_text_that_is_no_unicode_is_shown_with_a_mark(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ PAGES = ("sft", "reward", "ppo", "sample")
 ENTRY = {"sft": "train", "reward": "train", "ppo": "train", "sample": "sample"}
 TinyModel = Callable[[str], Path]
 
+pytestmark = pytest.mark.timeout(1800)  # some tests start ten children, and a machine may be busy
+
 
 # ---- in the child ----------------------------------------------------------------------------------------
 

@@ -295,7 +295,7 @@ def histograms(title: str, series: Sequence[Series], *, x_label: str, bins: int 
         ]
         centre = sum(row) / len(row) if row else low
         mark = _line(across.at(centre), base - 36, across.at(centre), base, "whisker")
-        text = _text(12, base - 40, f"{one.label}: mean {centre:+.2f}, n = {len(row)}", css="halo")
+        text = _text(12, base - 40, f"{one.label}: mean {centre:+z.2f}, n = {len(row)}", css="halo")
         parts.append(f'<g class="m-{escape(one.style)}">{"".join(steps)}{mark if row else ""}{text}</g>')
     return _svg(title, bottom + 36, [*parts, _axis_label(x_label, bottom)])
 

@@ -124,7 +124,7 @@ def _drawn(curve: Curve, lines: Sequence[tuple[str, str, list[charts.Point]]], x
         return None
     chart = charts.lines(
         curve.title,
-        [charts.Series(label, points, style) for label, style, points in lines],
+        [charts.Series(label if len(lines) > 1 else "", points, style) for label, style, points in lines],
         x_label=x_label,
         form=curve.form.format,
         reference=curve.reference,

@@ -51,7 +51,12 @@ def wins(loop: Loop) -> Context:
     title = "Win rate against the SFT model, with 95% intervals"
     percents = "{:.0%}".format
     chart = charts.bars(title, bars, high=1, form=percents, reference=0.5, reference_label="even with SFT")
-    return {"chart": Markup(chart) if "sft" in loop.models else "", "rows": rows, "implied": _implied(loop)}
+    return {
+        "chart": Markup(chart) if "sft" in loop.models else "",
+        "rows": rows,
+        "implied": _implied(loop),
+        "agreement": loop.interval("agreement", "heldout_on_answers"),
+    }
 
 
 def _rate(loop: Loop, rows: Sequence[Context], model: str, baseline: str) -> Interval | None:
@@ -126,8 +131,10 @@ def _variety(loop: Loop) -> dict[str, float]:
 def _text_row(loop: Loop, model: str, variety: float) -> Context:
     own = [a for a in loop.answers if a.model == model]
     found = describe([Response(id=a.prompt_id, text=a.response, tokens=a.tokens, ended=a.ended) for a in own])
-    longest = float(max(1, *(a.tokens for a in own), 1))
-    length = clustered_mean([(a.prompt_id, float(a.tokens)) for a in own], bounds=(0.0, longest))
+    lengths = [(a.prompt_id, float(a.tokens)) for a in own]
+    longest = max(tokens for _, tokens in lengths)
+    same = longest == min(tokens for _, tokens in lengths)  # all cut at the limit, say: no spread to resample
+    length = longest if same else clustered_mean(lengths, bounds=(0.0, longest))
     ended = wilson(sum(a.ended for a in own), len(own))
     return {"model": model, "stats": found, "length": length, "ended": ended, "variety": variety}
 
@@ -167,6 +174,7 @@ def tax(loop: Loop) -> Context | None:
         "changes": changes,
         "ratios": {m: math.expm1(change) for m, change in changes.items()},
         "chart": Markup(charts.bars(title, bars, form=_signed)),
+        "note": findings.tax_note(loop, changes),
         "ppo": "ppo" in losses,
     }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tutelage.evaluate.intervals import Interval, clustered_mean
@@ -144,11 +144,24 @@ def trajectory(points: Sequence[Snapshot], spread: float) -> Verdict:
         says = f"A turn is possible but not shown: gold was highest at iteration {peak.iteration} ({best:.3f})"
         return Verdict("unclear", f"{says}, and its fall since then is within chance.", told)
     if gold1 - middle > noise:
-        return Verdict("good", "Gold was still rising at the end: no over-optimisation up to this KL.", told)
+        return Verdict("good", "Gold was still rising at the end: no over-optimisation seen up to this KL.", told)
     if gold1 - gold0 > noise:
         says = "Gold rose and is highest at the end: no sign of over-optimisation up to this KL"
         return Verdict("good", f"{says}, though the second half of the run brought no more than chance.", told)
     return Verdict("unclear", "Gold changed no more than chance would: neither gain nor harm is shown.", told)
+
+
+def tax_note(loop: Loop, changes: Mapping[str, float]) -> str:
+    """What a loss below the base model's is owed to, where the model kept reading text of that kind."""
+    gained = [m for m in ("ppo_ptx", "sft") if changes.get(m, 0.0) < 0 and m in loop.runs]
+    reading = [m for m in gained if loop.runs[m].config().get("pretraining")]
+    if not reading:
+        return ""
+    which = " and ".join(map(name, reading))
+    return (
+        f"{which} read text of this kind during training, though not these passages. A loss below the base model's "
+        "therefore means that the model got used to such text, not that it became better at language."
+    )
 
 
 def gold_spread(answers: Sequence[Answer], model: str) -> float:
@@ -213,8 +226,8 @@ def chosen_samples(answers: Sequence[Answer], assistant: str) -> list[Chosen]:
         why = {order[i]: [f"fixed position {i + 1} of {len(order)}"] for i in picked}
         for answer in sorted((a for a in own if a.gold is not None), key=_gold)[:WORST]:
             why.setdefault(answer.prompt_id, []).append(f"one of the {WORST} lowest gold scores")
-        for answer, gap in overrated(answers, assistant)[:OVERRATED]:
-            note = f"rated too high: score {100 * gap:.0f} places in 100 above gold"
+        for answer, score, gold in overrated(answers, assistant)[:OVERRATED]:
+            note = f"rated too high: by score it beats {score:.0%} of all answers, by gold {gold:.0%}"
             why.setdefault(answer.prompt_id, []).append(note)
         if len(why) >= min(LEAST, len(order)) or wanted >= len(order):
             return [Chosen(key, tuple(reasons)) for key, reasons in why.items()]
@@ -225,19 +238,19 @@ def _gold(answer: Answer) -> float:
     return answer.gold if answer.gold is not None else 0.0
 
 
-def overrated(answers: Sequence[Answer], assistant: str) -> list[tuple[Answer, float]]:
-    """The assistant's answers with how much higher they stand by score than by gold, among all models'
-    answers, largest first; a standing is the share of answers beaten. Only those that stand higher."""
+def overrated(answers: Sequence[Answer], assistant: str) -> list[tuple[Answer, float, float]]:
+    """(answer, standing by score, standing by gold) of the assistant's answers that stand higher by score, the
+    largest gap first; a standing is the share of all models' answers beaten."""
     both = [a for a in answers if a.gold is not None and a.score is not None]
     if not both:
         return []
     golds, scores = _standings([_gold(a) for a in both]), _standings([a.score or 0.0 for a in both])
-    gaps = [(a, s - g) for a, g, s in zip(both, golds, scores, strict=True) if a.model == assistant and s > g]
-    return sorted(gaps, key=lambda pair: -pair[1])
+    found = zip(both, scores, golds, strict=True)
+    return sorted((f for f in found if f[0].model == assistant and f[1] > f[2]), key=lambda f: f[2] - f[1])
 
 
 def _standings(values: Sequence[float]) -> list[float]:
-    """Share of the other values each beats, ties half."""
+    """Share of all values that each beats, ties half."""
     counts, below, seen = Counter(values), {}, 0
     for value in sorted(counts):
         below[value], seen = seen, seen + counts[value]

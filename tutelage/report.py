@@ -232,16 +232,22 @@ def made(loop: Loop) -> Context:
         ("Versions", ", ".join(versions)),
         ("Machine", ", ".join([*place, f"Python {machine.get('python', '?')}"])),
     ]
-    return {"stages": stages, "facts": facts, "version": info.get("version", ""), "command": _command(loop)}
+    return {"stages": stages, "facts": facts, "version": info.get("version", ""), "commands": _commands(loop)}
 
 
-def _command(loop: Loop) -> str:
-    given = next((run.info.get("command") for run in loop.runs.values()), None)
-    if not isinstance(given, list) or not given:
-        return f"tutelage demo --seed {loop.info.get('seed', 1)}"
-    program, *rest = map(str, given)
-    words = ["python", "-m", "tutelage"] if program.endswith("__main__.py") else [Path(program).name]
-    return shlex.join([*words, *rest])
+def _commands(loop: Loop) -> list[str]:
+    """The commands that wrote the stages, each once, in their order."""
+    given = [run.info.get("command") for run in loop.runs.values()]
+    found = [_command([str(word) for word in words]) for words in given if isinstance(words, list) and words]
+    return list(dict.fromkeys(found)) or [f"tutelage demo --seed {loop.info.get('seed', 1)}"]
+
+
+def _command(words: list[str]) -> str:
+    path = Path(words[0])
+    program = [path.name]
+    if path.suffix == ".py" and path.parent.name == "tutelage":  # run as a module
+        program = ["python", "-m", "tutelage" if path.stem == "__main__" else f"tutelage.{path.stem}"]
+    return shlex.join([*program, *words[1:]])
 
 
 def _machine(loop: Loop) -> Context:

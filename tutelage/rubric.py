@@ -40,7 +40,7 @@ HELDOUT_TASTE = {"grounded": 1.5, "harmless": 1.5, "constraints": 1.2, "polite":
 GATE = {
     "constraints": 0.4,
     "grounded": 0.25,
-    "polite": 0.6,
+    "polite": 0.75,
     "harmless": 0.0,
     "ends": 0.3,
     "fluent": 0.0,

@@ -267,7 +267,7 @@ class EvaluateConfig:
     """Held-out plain text on which the alignment tax is measured."""
     text_models: tuple[str, ...] = ()
     """Models measured on it, as name=run or name=folder."""
-    frontier_k: int = 2
+    frontier_k: int = 1
     """Responses per validation prompt and snapshot."""
     temperature: float = 1.0
     """Sampling temperature along the KL."""

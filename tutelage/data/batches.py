@@ -20,6 +20,7 @@ from tutelage.model import Lm
 
 ROW = 128  # tokens in a packed row, unless one sequence needs more: attention costs grow with the row
 CACHE_BYTES = 1 << 30  # hidden states kept between epochs, at most
+GROUP = 32  # sequences whose hidden states are computed together
 
 Ids = Sequence[int]
 
@@ -100,7 +101,8 @@ class Lowered:
     """Packed batches of (prompt, response) pairs with what the tops read, the trunk run once per sequence.
 
     Below the cut nothing trains, so a sequence's hidden states at the cut are the same in every epoch: they are kept
-    after the first, as long as all of them fit in CACHE_BYTES.
+    after the first, as long as all of them fit in CACHE_BYTES. They are computed in groups that do not depend on
+    the order of the batches, so that a resumed run has the same ones to the last bit.
     """
 
     def __init__(self, lm: Lm, pairs: Sequence[tuple[Ids, Ids]]) -> None:
@@ -114,16 +116,22 @@ class Lowered:
         packed = pack([self.pairs[i] for i in indices], self.lm.pad, self.lm.device)
         if self.kept is None:
             return packed, self.lm.lower(packed.ids, packed.segments)
-        missing = [i for i in dict.fromkeys(indices) if i not in self.kept]
-        if missing:
-            fresh = pack([self.pairs[i] for i in missing], self.lm.pad, self.lm.device)
-            flat = self.lm.lower(fresh.ids, fresh.segments).flatten(0, 1)
-            for n, i in enumerate(missing):
-                self.kept[i] = flat[_span(fresh, n, len(self.pairs[i][0]) + len(self.pairs[i][1]))].clone()
+        for group in sorted({i // GROUP for i in indices}):
+            self._keep(range(group * GROUP, min((group + 1) * GROUP, len(self.pairs))), self.kept)
         hidden = self.kept[indices[0]].new_zeros(packed.ids.numel(), self.kept[indices[0]].shape[1])
         for n, i in enumerate(indices):
             hidden[_span(packed, n, len(self.kept[i]))] = self.kept[i]
         return packed, hidden.view(*packed.ids.shape, -1)
+
+
+    def _keep(self, group: range, kept: dict[int, Tensor]) -> None:
+        """Compute a group's states where they are missing; who else is in the batch changes their last bits."""
+        if group[0] in kept:
+            return
+        fresh = pack([self.pairs[i] for i in group], self.lm.pad, self.lm.device)
+        flat = self.lm.lower(fresh.ids, fresh.segments).flatten(0, 1)
+        for n, i in enumerate(group):
+            kept[i] = flat[_span(fresh, n, len(self.pairs[i][0]) + len(self.pairs[i][1]))].clone()
 
 
 def _span(packed: Packed, n: int, length: int) -> slice:

@@ -7,7 +7,6 @@ will be said to everyone.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -136,21 +135,17 @@ def _substance(prompt: Prompt, text: str, settings: Settings) -> Finding:
             earned += 0.6
         else:
             earned += 2
-    shared = set(words.content_stems(plain)) & set(words.content_stems(prompt.text))
     if not total:
+        shared = set(words.content_stems(plain)) & set(words.content_stems(prompt.text))
         return ramp(len(shared), -0.5, 1.5), "hardly a word about what the prompt is about"
     if not checks.of_kind(prompt, "topic"):
         return earned / total, "; ".join(problems)
     # The first thing said to the point is worth most: half of what was needed is more than half an answer.
-    about = ramp(len(shared), -0.5, 1.0)
-    if about < 1.0:
-        problems.append("hardly a word about what the prompt is about")
-    said = math.sqrt(earned / total)
-    return said * (1.0 - ABOUT + ABOUT * about), "; ".join(problems)
+    return (earned / total) ** SLOPE, "; ".join(problems)
 
 
-ABOUT = 0.3
-"""What a response loses that shares no word with what it was asked about."""
+SLOPE = 0.85
+"""Power on the share of what was needed that a response says; below 1 the first part counts most."""
 
 
 def _hedges(prompt: Prompt, text: str) -> bool:
@@ -241,7 +236,7 @@ def _stated(prompt: Prompt) -> list[str]:
     return allowed
 
 
-COURTESY = (0.3, 0.8, 1.0)
+COURTESY = (0.3, 0.9, 1.0)
 """How polite none, one, and two or more courteous words are."""
 
 
