@@ -1,9 +1,8 @@
 """Self-checks that name the cause. In brief at each page's start; in full as `tutelage doctor RUN`.
 
-PPO fails silently: a score one token late or a reference that moves still trains, only to something else.
-Each check runs the page's own functions on a few real sequences, compares with what must hold, and says what
-is usually wrong when it does not. The sequences are cut to unequal lengths, as mistakes in padding, masks and
-means hide while all are equally long. Sources: docs/paper.md and the public trackers of RLHF systems.
+PPO fails silently: a score one token late or a reference that moves still trains, only to something else. Each check
+runs the page's own functions on a few real sequences, compares with what must hold, and says what is usually wrong.
+The sequences are cut to unequal lengths, as mistakes in padding, masks and means hide while all are equally long.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from tutelage.model import Lm, load
 from tutelage.records import Demonstration, Prompt, Response, UserError, read_records, to_dict
 from tutelage.run import Run
 from tutelage.settings import SampleConfig
-from tutelage.template import SEPARATOR, prompt_ids, response_text
+from tutelage.template import SEPARATOR, prompt_ids, response_ids, response_text
 
 
 def sample(config: SampleConfig) -> Run:
@@ -97,6 +97,7 @@ def _response(
     text = response_text(lm.tokenizer, ids)
     if prompted and SEPARATOR.strip() in text:  # the few-shot prefix shows the base model this way of ending
         text, ended = text.split(SEPARATOR.strip())[0].strip(), True
+        ids = response_ids(lm.tokenizer, text)
     name = config.name or Path(config.model).name
     temperature = config.temperatures[k % len(config.temperatures)]
     sampling = {"temperature": temperature, "max_tokens": config.max_response_tokens, "seed": config.seed}

@@ -123,7 +123,6 @@ class Lowered:
             hidden[_span(packed, n, len(self.kept[i]))] = self.kept[i]
         return packed, hidden.view(*packed.ids.shape, -1)
 
-
     def _keep(self, group: range, kept: dict[int, Tensor]) -> None:
         """Compute a group's states where they are missing; who else is in the batch changes their last bits."""
         if group[0] in kept:
