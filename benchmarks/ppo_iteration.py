@@ -117,6 +117,7 @@ def compare(words: Namespace) -> dict[str, Any]:
             line = [*line, "--iterations", str(words.iterations)]
             done = subprocess.run(line, check=True, stdout=subprocess.PIPE, text=True)
             turns[side].append(json.loads(done.stdout.strip().splitlines()[-1]))
+            print(f"{side}: {turns[side][-1]}", file=sys.stderr, flush=True)
     result: dict[str, Any] = {side: _over(found) for side, found in turns.items()}
     one, other = result["ours"], result["trl"]
     ratio = {k: other[k]["median"] / one[k]["median"] for k in CLOCKS}

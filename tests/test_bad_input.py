@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -99,7 +100,7 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any], str], str], str]] = {
     "field missing": (without, "field '{field}' is missing"),
     "field unknown": (lambda row, field: json.dumps(row | {"txet": "x"}), "field 'txet' is unknown"),
     "field of another type": (lambda row, field: json.dumps(row | {field: 7}), "field '{field}' is int"),
-    "not text": (lambda row, field: "\udcff\udcfe", "not UTF-8 text"),
+    "not text": (lambda row, field: '["caf\udce9"]', "not UTF-8 text"),
     "split unknown": (lambda row, field: json.dumps(row | {"split": "dev"}), "field 'split' is 'dev'"),
 }
 
@@ -120,16 +121,26 @@ def test_a_malformed_line(kind: str, damage: str, loop: Loop, refused: Refused, 
 @pytest.mark.parametrize(("command", "option"), [reader for kind in READERS.values() for reader in kind])
 @pytest.mark.parametrize("state", ["missing", "a folder", "forbidden"])
 def test_an_unreadable_file(
-    command: str, option: str, state: str, loop: Loop, refused: Refused, tmp_path: Path
+    command: str,
+    option: str,
+    state: str,
+    loop: Loop,
+    refused: Refused,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    file = tmp_path / "input.jsonl"
+    file, real = tmp_path / "input.jsonl", Path.open
+
+    def forbidden(path: Path, *arguments: Any, **named: Any) -> Any:  # root may read what nobody may
+        if path == file:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *arguments, **named)
+
     if state == "a folder":
         file.mkdir()
     elif state == "forbidden":
-        if os.geteuid() == 0:
-            pytest.skip("nothing is forbidden to root")
         write_text(file, "{}")
-        file.chmod(0)
+        monkeypatch.setattr(Path, "open", forbidden)
     assert refused(loop.words(command, tmp_path / "run", **{option: file})).startswith(f"{file}: ")
 
 
@@ -287,6 +298,7 @@ def test_a_policy_that_runs_away(loop: Loop, refused: Refused, tmp_path: Path) -
 
 # ---- words -----------------------------------------------------------------------------------------------
 
+EVALUATED = ["--workflow", "w", "--policy", "p", "--reward", "r", "--out", "o"]
 WORDS = [
     (["nonsense"], "no command 'nonsense'; one of: demo, "),
     (
@@ -305,6 +317,8 @@ WORDS = [
     (["demo", "--preset", "huge"], "no preset 'huge'; expected one of demo, small, paper"),
     (["demo", "--preset", "small", "--workflow", "nowhere"], "no workflow 'nowhere'"),
     (["add", "a", "b", "c"], "3 words given"),
+    (["evaluate", *EVALUATED, "--answers", *"abcdefghij"], "name at most 9 samples runs"),
+    (["evaluate", *EVALUATED, "--answers", "a"], "name at least two samples runs"),
     (["chat", "no/such/model/anywhere"], "model 'no/such/model/anywhere': no such folder"),
     (["doctor", "nowhere"], "nowhere: not a run folder"),
     (["report", "nowhere"], "nowhere"),
@@ -398,14 +412,14 @@ def test_a_damaged_run_folder(file: str, loop: Loop, refused: Refused, tmp_path:
 def test_a_damaged_checkpoint(loop: Loop, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = loop.words("sft", tmp_path / "run", epochs=2)
     with monkeypatch.context() as patch:
-        patch.setattr(sft, "save_lm", lambda *_: cli.main(["nonsense"]) and _interrupt())
+        patch.setattr(sft, "save_lm", interrupt)
         assert cli.main(words) == 130
     (state,) = (tmp_path / "run" / "checkpoints").glob("step-*/state.safetensors")
     state.write_bytes(state.read_bytes()[:1000])
     assert refused(words).startswith(f"{state}: checkpoint cannot be read")
 
 
-def _interrupt() -> None:
+def interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 

@@ -525,3 +525,15 @@ def test_a_sink_is_a_warning_for_the_page_and_a_failure_for_the_doctor(
 def test_no_frozen_state_is_no_sink(sink: Path) -> None:
     check = doctor.end_state(model.load(sink, dtype="fp32"), [([5, 6, 7], [8, 9])])
     assert check.ok
+
+
+@pytest.mark.slow
+def test_the_embedded_model_ends_with_a_token_that_is_no_sink(embedded_model: Path) -> None:
+    lm = model.load(embedded_model, trainable_layers=10)
+    prompts = ["Where is my order?", "I would like my money back for the broken lamp, please."]
+    pairs = [(doctor.prompt_ids(lm.tokenizer, p), doctor.response_ids(lm.tokenizer, "We are sorry.")) for p in prompts]
+    assert doctor.end_state(lm, pairs).ok
+    lm.tokenizer.eos_token = "<|endoftext|>"  # the one its makers chose
+    check = doctor.end_state(lm, [(p, [*r[:-1], lm.eos]) for p, r in pairs])
+    assert not check.ok
+    assert "choose another end token" in check.line()

@@ -6,10 +6,12 @@ import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -35,8 +37,8 @@ def learned(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: TinyModel)
     runs = {"sft": sft.train(sft_config(tiny_model_dir("llama"), data, folder / "sft", **fields))}
     fields = whole | {"epochs": 4, "batch": 6, "lr": 2e-3}
     runs["reward"] = reward.train(reward_config(folder / "sft", data, folder / "reward", **fields))
-    fields = whole | {"iterations": 12, "episodes": 32, "minibatch": 16, "lr": 2e-3, "value_lr": 2e-3}
-    fields |= {"warmup_iterations": 2, "beta": 0.02, "max_response_tokens": 16, "missing_eos_score": -2.0}
+    fields = whole | {"iterations": 12, "episodes": 32, "minibatch": 16, "lr": 4e-3, "value_lr": 5e-3}
+    fields |= {"warmup_iterations": 2, "beta": 0.02, "max_response_tokens": 16, "ptx_coef": 0.0}
     runs["ppo"] = ppo.train(ppo_config(folder / "sft", folder / "reward", data, folder / "ppo", **fields))
     return runs
 
@@ -65,9 +67,9 @@ def test_the_reward_model_finds_what_the_labelers_like(learned: dict[str, Run]) 
 def test_ppo_raises_the_score_and_leaves_the_reference(learned: dict[str, Run]) -> None:
     scores, kl = column(learned["ppo"], "score/mean"), column(learned["ppo"], "kl")
     assert kl[0] == 0
-    assert kl[-1] > 0.1
-    assert scores[-1] > scores[0] + 0.5
-    assert column(learned["ppo"], "ended")[-1] > 0.9
+    assert min(kl[3:]) > 0.1
+    assert fmean(scores[-4:]) > fmean(scores[:2]) + 0.3
+    assert fmean(column(learned["ppo"], "ended")[-4:]) > 0.8
 
 
 def test_both_weights_of_ppo_are_kept_and_differ(learned: dict[str, Run]) -> None:
@@ -104,7 +106,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: TinyModel) ->
     out = folder / "out"
     for name in ("pretraining.txt", "pretraining_heldout.txt"):  # instead of reading the standard library
         write_text(out / "data" / name, "\n\n\n".join(["A robot wanted to learn to read about the sea. " * 2] * 60))
-    words = ["demo", "--preset", "small", "--with-ppo", "--dtype", "fp32", "--model", str(tiny_model_dir("llama"))]
+    model = shutil.copytree(tiny_model_dir("llama"), folder / "model")
+    config = json.loads((model / "config.json").read_text())
+    write_text(model / "config.json", json.dumps(config | {"max_position_embeddings": 1024}))  # for few-shot prompts
+    words = ["demo", "--preset", "small", "--with-ppo", "--dtype", "fp32", "--model", str(model)]
     words += ["--workflow", str(cut_down(folder / "workflow")), "--out", str(out)]
     assert cli.main(words) == 0
     return out, words

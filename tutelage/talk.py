@@ -63,9 +63,14 @@ def compare(runs: Sequence[Path], prompt: str, *, temperature: float = 0.7, seed
                 line,
                 temperature=temperature,
                 seed=seed,
-                show=lambda t: print(t.replace("\n", " "), end="", flush=True),
+                show=lambda t: print(_plain(t), end="", flush=True),
             )
             print()
+
+
+def _plain(text: str, keep: str = "") -> str:
+    """A model's text as it may go to a terminal: line breaks of any kind and control characters become spaces."""
+    return "".join(c if c.isprintable() or c in keep else " " for c in text)
 
 
 def named(runs: Sequence[Path]) -> dict[str, str]:
@@ -97,5 +102,11 @@ def chat(model: str, *, temperature: float = 0.7, seed: int = 1) -> None:
     lm = load(model)
     print(f"{model}: every line is answered by itself", file=sys.stderr)
     for turn, line in enumerate(_typed()):
-        reply(lm, line, temperature=temperature, seed=seed + turn, show=lambda t: print(t, end="", flush=True))
+        reply(
+            lm,
+            line,
+            temperature=temperature,
+            seed=seed + turn,
+            show=lambda t: print(_plain(t, "\n"), end="", flush=True),
+        )
         print()
