@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tutelage.attention import BRANCH
 from tutelage.data import batches
 from tutelage.data.batches import Packed, slices, text_rows
 from tutelage.data.text import TextBlocks, write_documentation
@@ -19,7 +21,8 @@ PAD = 1
 Pair = tuple[list[int], list[int]]
 
 ids = st.lists(st.integers(2, 99), min_size=1, max_size=12)
-pairs_of_ids = st.lists(st.tuples(ids, ids), min_size=1, max_size=12)
+prompts = st.one_of(ids, st.sampled_from([[7, 8, 9], [5]]))  # neighbours with one prompt share it
+pairs_of_ids = st.lists(st.tuples(prompts, ids), min_size=1, max_size=12)
 
 
 def pack(pairs: list[Pair], row: int = 32) -> Packed:
@@ -44,32 +47,47 @@ def test_every_sequence_is_whole_somewhere_and_nothing_else_is(pairs: list[Pair]
     packed = pack(pairs, row)
     flat, segments = packed.ids.flatten(), packed.segments.flatten()
     width = packed.ids.shape[1]
-    assert width <= max(row, max(len(p) + len(r) for p, r in pairs))
-    taken: list[int] = []
+    taken: Counter[int] = Counter()
     for i, (prompt, response) in enumerate(pairs):
-        end = int(packed.last[i]) + 1
-        start = end - len(prompt) - len(response)
-        assert start // width == (end - 1) // width  # in one row
-        assert flat[start:end].tolist() == [*prompt, *response]
-        assert len(set(segments[start:end].tolist())) == 1
-        assert (segments == segments[start]).logical_and(
-            torch.arange(flat.numel()) // width == start // width
-        ).sum() == end - start
-        taken += range(start, end)
-    assert len(taken) == len(set(taken))
+        first, end = int(packed.first[i]), int(packed.last[i]) + 1
+        stop, border = first + len(prompt), end - len(response)
+        assert first // width == (end - 1) // width  # in one row
+        assert flat[first:stop].tolist() == prompt
+        assert flat[border:end].tolist() == response
+        stem, own = set(segments[first:stop].tolist()), set(segments[border:end].tolist())
+        assert len(stem) == len(own) == 1
+        assert own.pop() % BRANCH in stem
+        row_segments = segments[first // width * width :][:width]
+        alone = bool(segments[border] == segments[first])
+        assert (row_segments == segments[border]).sum() == (end - first if alone else end - border)
+        taken.update(range(border, end))
+        taken.update({} if first in taken else range(first, stop))
+    assert max(taken.values()) == 1
     rest = sorted(set(range(flat.numel())) - set(taken))
     assert (flat[rest] == PAD).all()
     assert (segments[rest] == 0).all()
+
+
+def test_neighbours_with_one_prompt_share_it() -> None:
+    packed = pack([([11, 12], [13]), ([11, 12], [14, 15]), ([21], [22])], row=7)
+    assert packed.ids.tolist() == [[11, 12, 13, 14, 15, 21, 22]]
+    assert packed.segments.tolist() == [[1, 1, 1 + BRANCH, 1 + 2 * BRANCH, 1 + 2 * BRANCH, 2, 2]]
+    assert packed.where.tolist() == [[1, 0], [1, 3], [5, 0]]  # both first tokens are predicted by the prompt's last
+    assert packed.first.tolist() == [0, 0, 5]
+    assert packed.last.tolist() == [2, 4, 6]
+
+
+def test_a_prompt_is_shared_by_no_more_than_fit() -> None:
+    packed = pack([([2] * 100, [3] * 60)] * 4, row=128)
+    assert packed.ids.shape == (2, 220)  # two responses a prompt: a third would be over SHARED
 
 
 @given(pairs=pairs_of_ids, row=st.integers(4, 40))
 @settings(max_examples=80)
 def test_the_indices_lead_back_to_the_responses_in_order(pairs: list[Pair], row: int) -> None:
     packed = pack(pairs, row)
-    follows = packed.ids.flatten()[packed.where + 1]
     for i, (prompt, response) in enumerate(pairs):
         assert packed.targets[i][packed.mask[i]].tolist() == response
-        assert follows[i][packed.mask[i]].tolist() == response
         before = [*prompt, *response][len(prompt) - 1 : -1]
         assert packed.ids.flatten()[packed.where[i][packed.mask[i]]].tolist() == before
         assert packed.mask[i].tolist() == [n < len(response) for n in range(packed.mask.shape[1])]

@@ -15,6 +15,7 @@ from conftest import TINY_ARCHITECTURES, TINY_HIDDEN, TINY_LAYERS, tiny_tokenize
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from tutelage.attention import BRANCH, attention_mask, grouped_attention, positions
 from tutelage.data import batches
 from tutelage.data.batches import Lowered, pack
 from tutelage.losses import token_logprobs
@@ -22,11 +23,8 @@ from tutelage.model import (
     Lm,
     Top,
     TrainableLayers,
-    attention_mask,
     choose_dtype,
-    grouped_attention,
     load,
-    positions,
     save_lm,
 )
 from tutelage.records import UserError
@@ -118,6 +116,8 @@ def test_positions_by_hand() -> None:
     left = torch.tensor([[False, False, True, True, True], [True, True, True, True, True]])
     assert positions(left)[0, 2:].tolist() == [0, 1, 2]
     assert positions(left)[1].tolist() == [0, 1, 2, 3, 4]
+    branches = [1, 1, 1 + BRANCH, 1 + BRANCH, 1 + 2 * BRANCH, 2, 2 + BRANCH, 2 + 2 * BRANCH, 0]
+    assert positions(torch.tensor([branches]))[0, :8].tolist() == [0, 1, 2, 3, 2, 0, 1, 1]
 
 
 def test_attention_mask_by_hand(tiny_model_dir: TinyModel) -> None:
@@ -132,6 +132,35 @@ def test_attention_mask_by_hand(tiny_model_dir: TinyModel) -> None:
         [0, 0, 0, 0, 1, 0],  # padding sees itself, or its softmax would be NaN
         [0, 0, 0, 0, 0, 1],
     ]
+
+
+def test_branches_see_their_stem_and_themselves(tiny_model_dir: TinyModel) -> None:
+    config = AutoConfig.from_pretrained(tiny_model_dir("llama"))
+    found = attention_mask(torch.tensor([[1, 1, 1 + BRANCH, 1 + BRANCH, 1 + 2 * BRANCH, 2]]), config)
+    assert found[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],  # the second branch: the stem, not the first branch
+        [0, 0, 0, 0, 0, 1],
+    ]
+
+
+@architectures
+def test_a_shared_prompt_changes_no_response(tiny_model_dir: TinyModel, architecture: str) -> None:
+    lm = opened(tiny_model_dir(architecture))
+    same = [(PAIRS[2][0], r) for r in ([44, 45, 46, 0], [9], [70, 71, 72, 73, 74, 75, 0])]
+    pairs = [PAIRS[0], *same, PAIRS[1]]
+    packed = pack(pairs, lm.pad)
+    assert int((packed.segments != 0).sum()) == sum(len(p) + len(r) for p, r in pairs) - 2 * len(PAIRS[2][0])
+    together, apart = logprobs(lm, pairs), [logprobs(lm, [pair])[0] for pair in pairs]
+    for one, other in zip(together, apart, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
+    _, hidden = Lowered(lm, pairs).batch(range(len(pairs)))
+    torch.testing.assert_close(
+        hidden[packed.segments != 0], lm.lower(packed.ids, packed.segments)[packed.segments != 0]
+    )
 
 
 def test_sliding_layers_see_their_window_only(tiny_model_dir: TinyModel) -> None:

@@ -103,7 +103,11 @@ def padding_counted(patch: Patch, *_: Any) -> None:
 
 def prompt_in_loss(patch: Patch, *_: Any) -> None:
     real = batches._lay_out
-    patch.setattr(batches, "_lay_out", lambda pairs, *a: real([(p[:1], p[1:] + r) for p, r in pairs], *a))
+
+    def shown(pairs: Any, spots: Any, *rest: Any) -> Packed:
+        return real([(p[:1], p[1:] + r) for p, r in pairs], [(n, at, at + 1, s) for n, at, _, s in spots], *rest)  # type: ignore[no-any-return]
+
+    patch.setattr(batches, "_lay_out", shown)
 
 
 def targets_not_shifted(patch: Patch, *_: Any) -> None:

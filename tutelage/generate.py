@@ -1,9 +1,10 @@
 """The decode engine: batched sampling on a static cache. Ids in, ids and logprobs out; it never sees text.
 
 What makes it fast on a CPU: keys and values live in one preallocated block (no concatenation per token), the
-weights are laid out for the matrix kernels once per phase, finished rows leave the batch, and a token is drawn with
-one uniform number per row by a two-level search instead of exponential noise over the vocabulary. Sampling is pure
-(no top-k, top-p, penalties or minimum length), so the logprobs are those of the distribution sampled from.
+weights are laid out for the matrix kernels once per phase, a prompt that is answered several times is read once,
+finished rows leave the batch, and a token is drawn with one uniform number per row by a two-level search instead of
+exponential noise over the vocabulary. Sampling is pure (no top-k, top-p, penalties or minimum length), so the
+logprobs are those of the distribution sampled from.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage.model import Lm, Top, by_layer_type, positions
+from tutelage.attention import by_layer_type, positions
+from tutelage.model import Lm, Top
 from tutelage.records import UserError
 
 BLOCK = 256  # vocabulary entries per block of the two-level search
@@ -67,7 +69,7 @@ class StaticCache:
         return self.length
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all rows but `rows` (indices)."""
+        """Keep `rows` (indices, in this order, repeats allowed) and drop all others."""
         self.keys = [None if k is None else k[rows] for k in self.keys]
         self.values = [None if v is None else v[rows] for v in self.values]
 
@@ -170,8 +172,10 @@ class Decoder:
         on when other rows finish. `on_token` gets each token of a single prompt as it is drawn (streaming).
         """
         lm = self.lm
-        ids, mask = pad_left(prompts, lm.pad, lm.device)
-        batch, width = ids.shape
+        known: dict[tuple[int, ...], int] = {}  # each different prompt is read once
+        reader = torch.tensor([known.setdefault(tuple(p), len(known)) for p in prompts], device=lm.device)
+        ids, mask = pad_left(list(known), lm.pad, lm.device)
+        batch, width = len(prompts), ids.shape[1]
         room = lm.model.config.max_position_embeddings
         if width + max_tokens > room:
             raise UserError(f"{lm.name}: a prompt of {width} tokens and {max_tokens} to come, for {room} positions")
@@ -185,9 +189,12 @@ class Decoder:
         alive = torch.ones(batch, dtype=torch.bool, device=lm.device)
         kept = torch.float32 if lm.device.type == "cpu" else None
         cache = StaticCache(lm.model.config.num_hidden_layers, width + max_tokens, kept)
-        seen = torch.cat([mask, mask.new_ones(batch, max_tokens)], 1)
+        seen = torch.cat([mask, mask.new_ones(len(known), max_tokens)], 1)
         logits = self._step(ids, positions(mask), seen[:, :width], cache)
         place = mask.sum(1)
+        if len(known) < batch:
+            cache.keep(reader)
+            logits, seen, place = logits[reader], seen[reader], place[reader]
         for step in range(max_tokens):
             token, logprob = draw(logits, uniforms[step, rows], heat[rows])
             live = rows[alive]

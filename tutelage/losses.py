@@ -29,17 +29,15 @@ def token_logprobs(
     logprobs, entropies = [], []
     for h, y in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
         if torch.is_grad_enabled() and head.requires_grad:
-            logprob, ent = checkpoint(_chunk, h, head, y, temperature, entropy, use_reentrant=False)
-        elif torch.is_grad_enabled() and h.requires_grad:
-            logprob, ent = _FrozenHead.apply(h, head, y, temperature, entropy)  # type: ignore[no-untyped-call]
+            logprob, ent = checkpoint(_trained_head, h, head, y, temperature, entropy, use_reentrant=False)
         else:
-            logprob, ent = _chunk(h, head, y, temperature, entropy)
+            logprob, ent = _FrozenHead.apply(h, head, y, temperature, entropy)  # type: ignore[no-untyped-call]
         logprobs.append(logprob)
         entropies.append(ent)
     return torch.cat(logprobs), torch.cat(entropies) if entropy else None
 
 
-def _chunk(h: Tensor, head: Tensor, y: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
+def _trained_head(h: Tensor, head: Tensor, y: Tensor, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
     logits = F.linear(h, head).float() / temperature
     total = logits.logsumexp(1)
     logprob = logits.gather(1, y[:, None]).squeeze(1) - total
@@ -49,7 +47,7 @@ def _chunk(h: Tensor, head: Tensor, y: Tensor, temperature: float, entropy: bool
 
 
 class _FrozenHead(torch.autograd.Function):
-    """log p(target) whose gradient reaches `hidden` only; saves (N, d) instead of (N, V)."""
+    """log p(target) whose gradient reaches `hidden` only; saves (N, d) instead of (N, V), and takes one exponential."""
 
     @staticmethod
     def forward(
@@ -57,15 +55,22 @@ class _FrozenHead(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         logits = F.linear(h, head).float()
         if temperature != 1:
-            logits = logits.div_(temperature)
-        total = logits.logsumexp(1)
-        picked = logits.gather(1, y[:, None]).squeeze(1)
-        probabilities = (logits - total[:, None]).exp_()
-        ent = total - torch.einsum("nv,nv->n", probabilities, logits) if entropy else logits.new_zeros(())
-        slope = (head[y] - probabilities.to(head.dtype) @ head) / temperature
-        ctx.save_for_backward(slope)
+            logits.div_(temperature)
+        peak = logits.amax(1, keepdim=True)
+        picked = (logits.gather(1, y[:, None]) - peak).squeeze(1)
+        weights = logits.sub_(peak) if not entropy else logits - peak
+        sums = weights.exp_().sum(1)
+        spread = sums.log()
+        ent = (
+            spread + peak.squeeze(1) - torch.einsum("nv,nv->n", weights, logits) / sums
+            if entropy
+            else sums.new_zeros(())
+        )
+        if h.requires_grad:
+            expected = weights.to(head.dtype) @ head / sums[:, None].to(head.dtype)
+            ctx.save_for_backward((head[y] - expected) / temperature)
         ctx.mark_non_differentiable(ent)
-        return picked - total, ent
+        return picked - spread, ent
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:

@@ -23,60 +23,19 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
-    AttentionInterface,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.utils import logging as quiet
 
+from tutelage.attention import attention_mask, positions
 from tutelage.fetch import resolve
 from tutelage.records import UserError
 from tutelage.run import Run
 
 TrainableLayers = int | Literal["all"]
-
-
-def grouped_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Scaled dot-product attention without repeating the key and value heads.
-
-    query (B, H, T, D); key, value (B, H/G, S, D); attention_mask (B, 1, T, S) bool, True = look. The G queries that
-    share a key head are laid out as further query positions, so nothing is copied G times. Returns (B, T, H, D).
-    """
-    batch, heads, length, width = query.shape
-    group = heads // key.shape[1]
-    if attention_mask is None and length > 1:  # transformers leaves the mask out where it is plainly causal
-        ones = torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device)
-        attention_mask = ones.tril(key.shape[2] - length)[None, None]
-    if group > 1:
-        query = query.reshape(batch, heads // group, group * length, width)
-        if attention_mask is not None and length > 1:
-            attention_mask = attention_mask.repeat(1, 1, group, 1)
-    if key.dtype != query.dtype:  # one token behind an fp32 cache (CPU decoding): plain products beat the fused kernel
-        found = torch.matmul(query.float() * (scaling or width**-0.5), key.transpose(2, 3))
-        if attention_mask is not None:
-            found = found.masked_fill(~attention_mask, float("-inf"))
-        out = torch.matmul(found.softmax(-1), value).to(query.dtype)
-    else:
-        out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
-        )
-    return out.reshape(batch, heads, length, width).transpose(1, 2), None
-
-
-AttentionInterface.register("tutelage", grouped_attention)
-AttentionMaskInterface.register("tutelage", sdpa_mask)
 
 
 class NoPositions(nn.Module):
@@ -91,38 +50,6 @@ class _Zero(int):
 
     def to(self, *_: Any) -> int:
         return self
-
-
-def positions(segments: Tensor) -> Tensor:
-    """Position ids (B, T) that start at 0 at the first token of each segment, wherever it lies in the row.
-
-    segments (B, T): 0 = padding, else the number of the sequence a token belongs to; a bool mask is one segment.
-    """
-    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
-    fresh = torch.ones_like(segments, dtype=torch.bool)
-    fresh[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return index - torch.where(fresh, index, 0).cummax(1).values
-
-
-def attention_mask(segments: Tensor, config: Any) -> Any:
-    """(B, T) segments -> (B, 1, T, T) mask, True = look: causal and inside one segment; a dict where layers differ.
-
-    The diagonal is always on: a padding token sees itself, so no softmax row is empty (that would be NaN).
-    """
-    index = torch.arange(segments.shape[1], device=segments.device)
-    distance = index[:, None] - index[None, :]
-    same = (segments[:, :, None] == segments[:, None, :]) & (segments != 0)[:, None, :]
-    full = ((distance >= 0) & same | (distance == 0))[:, None]
-    return by_layer_type(full, distance, config)
-
-
-def by_layer_type(full: Tensor, distance: Tensor, config: Any) -> Any:
-    """`full` where all layers look everywhere; else one mask per layer type, sliding ones cut at the window."""
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if "sliding_attention" in kinds:
-        return {"full_attention": full, "sliding_attention": full & (distance < (window or 1 << 30))}
-    return full & (distance < window) if window and not kinds else full
 
 
 def layer_list(base: Any, count: int) -> str:

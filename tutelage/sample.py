@@ -29,7 +29,9 @@ def sample(config: SampleConfig) -> Run:
     lm = load(config.model, dtype=config.dtype)
     prompts = chosen(read_records(Prompt, config.prompts), config)
     shots = _shots(config)
-    encoded = [prompt_ids(lm.tokenizer, p.text, shots=shots, limit=_limit(config, lm, shots)) for p in prompts]
+    limit = _limit(config, lm, shots)
+    encoded = [(prompt_ids(lm.tokenizer, p.text, shots=shots, limit=limit), p) for p in prompts]
+    encoded.sort(key=lambda one: len(one[0]))
     saved = run.latest()
     start = saved[1]["step"] if saved else 0
     decoder = Decoder(lm, lm.top, rows=config.batch)
@@ -40,16 +42,17 @@ def sample(config: SampleConfig) -> Run:
     for part in batches:
         if part.stop <= start:
             continue
-        uniforms = torch.stack([_uniforms(config, prompts[i].id, k) for i in part for k in range(config.k)], 1)
-        rows = [encoded[i] for i in part for _ in range(config.k)]
+        uniforms = torch.stack([_uniforms(config, encoded[i][1].id, k) for i in part for k in range(config.k)], 1)
+        rows = [encoded[i][0] for i in part for _ in range(config.k)]
         temperatures = [config.temperatures[k % len(config.temperatures)] for _ in part for k in range(config.k)]
         drawn = decoder.sample(rows, max_tokens=config.max_response_tokens, temperature=temperatures, uniforms=uniforms)
         for place, i in enumerate(part):
             for k in range(config.k):
                 n = place * config.k + k
                 ids = drawn.ids[n][drawn.mask[n]].tolist()
-                response = _response(config, lm, prompts[i], k, ids, bool(drawn.ended[n]), prompted=bool(shots))
-                run.log("samples.jsonl", _row(prompts[i], k, response))
+                prompt = encoded[i][1]
+                response = _response(config, lm, prompt, k, ids, bool(drawn.ended[n]), prompted=bool(shots))
+                run.log("samples.jsonl", _row(prompt, k, response))
         run.checkpoint(part.stop, lambda _: None, {})
         progress.advance(len(part))
 
