@@ -32,7 +32,6 @@ format: $(DEV) ## rewrite the code in the house's format
 	$(BIN)/ruff format .
 
 bench: $(DEV) ## measure the speed of the stages on this machine
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
 
 clean: ## remove .venv and what tools leave behind; runs and fetched models stay

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tutelage.advantages import explained_variance, gae, kl_rewards, masked_mean, whiten
+from tutelage.advantages import explained_variance, gae, kl_rewards, line_of_fit, masked_mean, whiten
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -166,3 +166,14 @@ def test_explained_variance_by_hand() -> None:
     assert explained_variance(returns, returns, mask).item() == pytest.approx(1)
     assert explained_variance(torch.full((1, 4), 2.0), returns, mask).item() == pytest.approx(0)
     assert torch.isfinite(explained_variance(torch.zeros(1, 4), torch.ones(1, 4), mask))
+
+
+def test_a_line_is_fitted_to_what_counts_with_its_slope_kept_in_bounds() -> None:
+    x, y = torch.tensor([[1.0, 2.0, 3.0], [4.0, 99.0, 99.0]]), torch.tensor([[2.5, 3.0, 3.5], [4.0, -7.0, 7.0]])
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    slope, shift = line_of_fit(x, y, mask, 0.2, 1.0)
+    assert (slope.item(), shift.item()) == pytest.approx((0.5, 2.0))
+    slope, shift = line_of_fit(x, -y, mask, 0.2, 1.0)  # falling: the flattest line that is allowed, through the means
+    assert (slope.item(), shift.item()) == pytest.approx((0.2, -3.25 - 0.2 * 2.5))
+    slope, shift = line_of_fit(x, 10 * y, mask, 0.2, 1.0)
+    assert (slope.item(), shift.item()) == pytest.approx((1.0, 32.5 - 2.5))

@@ -16,6 +16,7 @@ import torch
 from tinyloop import Data, ppo_config, prompts, ranking, reward_config, sample_config, sft_config, write_data
 
 from tutelage import cli, ppo, reward, sample, sft
+from tutelage.model import Lm
 from tutelage.records import to_dict, write_records, write_text
 
 TinyModel = Callable[[str], Path]
@@ -227,8 +228,19 @@ def test_a_split_nobody_is_in(loop: Loop, refused: Refused, tmp_path: Path) -> N
 @pytest.mark.parametrize("command", ["sft", "reward", "ppo", "sample"])
 def test_a_prompt_too_long(command: str, loop: Loop, refused: Refused, tmp_path: Path) -> None:
     said = refused(loop.words(command, tmp_path / "run", max_prompt_tokens=5))
-    assert said.startswith("prompt too long: ")
+    file = {"sft": "demonstrations", "reward": "rankings"}.get(command, "prompts")
+    assert said.startswith(f"{getattr(loop.data, file)}: ")
     assert "the limit is 5 (it begins: 'Tell me about the parcel')" in said
+
+
+@pytest.mark.parametrize(("command", "kind"), [("sft", "demonstrations"), ("reward", "rankings")])
+def test_more_than_the_model_has_room_for(
+    command: str, kind: str, loop: Loop, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lm, "room", 12)
+    said = refused(loop.words(command, tmp_path / "run"))
+    assert said.startswith(f"{getattr(loop.data, kind)}: ")
+    assert said.endswith("room for 12")
 
 
 @pytest.mark.parametrize(("command", "kind"), [("sft", "demonstrations"), ("reward", "rankings")])

@@ -93,6 +93,7 @@ def test_words_become_fields() -> None:
 def test_words_win_over_the_config_file(tmp_path: Path) -> None:
     path = saved(tmp_path, {"out": "a", "layers": "all", "lr": 0.5})
     found = parse(Small, ["--lr", "0.25", "--config", str(path), "--names", "z"], "x")
+    assert parse(Small, ["--lr", "0.25", f"--config={path}", "--names", "z"], "x") == found
     assert found == Small(out=Path("a"), layers="all", lr=0.25, names=("z",))
 
 

@@ -336,6 +336,25 @@ def test_rows_that_finish_leave_the_others_as_they_are(tiny_model_dir: TinyModel
         torch.testing.assert_close(alone.logprobs[0], together.logprobs[n], rtol=0, atol=1e-5)
 
 
+@architectures
+def test_what_prompts_share_is_read_once_and_changes_nothing(
+    tiny_model_dir: TinyModel, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = opened(tiny_model_dir(architecture))
+    front = list(range(100, 120))  # longer than gemma's window of 16
+    prompts = [front + p for p in (*PROMPTS, PROMPTS[0], PROMPTS[0])]
+    read: list[int] = []
+    real = Decoder._step
+    monkeypatch.setattr(Decoder, "_step", lambda self, ids, *a: read.append(ids.numel()) or real(self, ids, *a))
+    together = sampled(lm, prompts)
+    suffix = max(map(len, PROMPTS))
+    assert read[:2] == [len(front), len(PROMPTS) * suffix]
+    for n, prompt in enumerate(prompts):
+        alone = sampled(lm, [prompt], uniforms=uniform(TOKENS, len(prompts), seed=3)[:, n : n + 1])
+        assert responses(together)[n] == responses(alone)[0]
+        torch.testing.assert_close(together.logprobs[n], alone.logprobs[0], rtol=0, atol=1e-4)
+
+
 def test_the_order_of_the_batch_changes_nothing(tiny_model_dir: TinyModel) -> None:
     lm = opened(tiny_model_dir("llama"))
     uniforms = uniform(TOKENS, len(PROMPTS), seed=6)

@@ -105,6 +105,32 @@ def test_another_config_is_refused_and_the_field_named(folder: Path) -> None:
     assert not Run.start(folder, "sft", Config()).finished
 
 
+@dataclass(frozen=True)
+class Reading(Config):
+    prompts: Path = Path("prompts.jsonl")
+
+
+def test_a_path_written_otherwise_and_a_moved_folder_are_the_same_run(
+    folder: Path, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(folder, Reading(out=folder, prompts=parent))
+    monkeypatch.chdir(parent.parent)
+    moved = folder.rename(folder.parent / "two")
+    assert Run.start(moved, "sft", Reading(out=moved, prompts=Path(parent.name))).rows("metrics.jsonl")
+    other = parent.with_name("others.jsonl")
+    other.write_text(parent.read_text())
+    refused(lambda: Run.start(moved, "sft", Reading(out=moved, prompts=other)), "prompts=", "others.jsonl")
+
+
+def test_a_stopped_run_that_goes_on_is_running(folder: Path) -> None:
+    begun(folder).stop("the policy diverged")
+    assert json.loads((folder / "run.json").read_text())["why"] == "the policy diverged"
+    Run.start(folder, "sft", Config())
+    info = json.loads((folder / "run.json").read_text())
+    assert info["status"] == "running"
+    assert "why" not in info
+
+
 def test_a_config_of_other_fields_is_refused(folder: Path) -> None:
     @dataclass(frozen=True)
     class Newer(Config):

@@ -56,6 +56,20 @@ def test_sft_lowers_its_loss_on_demonstrations_it_has_not_seen(learned: dict[str
     assert held[kept["kept_epoch"] - 1] == min(held)
 
 
+def test_sft_keeps_its_last_epoch_where_that_is_asked(tmp_path: Path, tiny_model_dir: TinyModel) -> None:
+    data = write_data(tmp_path, train=8, valid=4)
+    fields: dict[str, Any] = {"trainable_layers": "all", "epochs": 40, "batch": 8, "lr": 2e-2}  # it overfits
+    runs = {
+        keep: sft.train(sft_config(tiny_model_dir("llama"), data, tmp_path / keep, keep=keep, **fields))
+        for keep in ("best", "last")
+    }
+    held = column(runs["last"], "loss/heldout")
+    assert held == column(runs["best"], "loss/heldout")
+    assert held[-1] != min(held)
+    assert (runs["last"].result["kept_epoch"], runs["last"].result["kept_by"]) == (40, "being the last")
+    assert (runs["best"].result["heldout_loss"], runs["best"].result["kept_by"]) == (min(held), "held-out loss")
+
+
 def test_the_reward_model_finds_what_the_labelers_like(learned: dict[str, Run]) -> None:
     assert column(learned["reward"], "accuracy/train")[-1] > 0.95
     result = learned["reward"].result

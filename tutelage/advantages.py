@@ -61,3 +61,11 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     error = masked_mean((returns - values) ** 2, mask)
     spread = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
     return 1 - error / spread.clamp_min(1e-8)
+
+
+def line_of_fit(x: Tensor, y: Tensor, mask: Tensor, lowest: float, highest: float) -> tuple[Tensor, Tensor]:
+    """Least-squares (slope, shift) of y ~ slope x + shift over what counts, the slope kept in [lowest, highest]."""
+    mean_x, mean_y = masked_mean(x, mask), masked_mean(y, mask)
+    variance = masked_mean((x - mean_x) ** 2, mask).clamp_min(1e-8)
+    slope = (masked_mean((x - mean_x) * (y - mean_y), mask) / variance).clamp(lowest, highest)
+    return slope, mean_y - slope * mean_x

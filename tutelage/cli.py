@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a check failed, 2 the user's mistake (one line says which)
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -234,7 +235,16 @@ def usage() -> str:
 
 def main(arguments: Words | None = None) -> int:
     """Run one command; returns the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `tutelage --help | head`: whoever read us has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code
+
+
+def _run(words: Words) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -250,6 +260,8 @@ def main(arguments: Words | None = None) -> int:
     except KeyboardInterrupt:
         print("\ntutelage: interrupted; the same command resumes", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
     except OSError as error:
         return config.fail(UserError(f"{error.filename or 'the system'}: {error.strerror or error}"))
 

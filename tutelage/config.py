@@ -23,7 +23,9 @@ def parse(kind: type[C], arguments: list[str], program: str) -> C:
     """A config from command-line words. `--config runs/x/config.json` takes a finished run's fields as defaults."""
     import tyro
 
-    arguments = list(arguments)
+    arguments = [
+        part for word in arguments for part in (word.split("=", 1) if word.startswith("--config=") else [word])
+    ]
     default: Any = None
     if "--config" in arguments:
         place = arguments.index("--config")

@@ -23,6 +23,7 @@ from tutelage.model import Lm, Top
 from tutelage.records import UserError
 
 BLOCK = 256  # vocabulary entries per block of the two-level search
+SHARED = 16  # tokens at the start of all prompts that are worth reading apart
 COMPACT = 0.85  # drop finished rows when fewer than this share of the batch is alive
 
 
@@ -171,14 +172,9 @@ class Decoder:
         uniforms (R >= max_tokens, B) in [0, 1): the randomness, drawn beforehand, so that a row's draws do not depend
         on when other rows finish. `on_token` gets each token of a single prompt as it is drawn (streaming).
         """
-        lm = self.lm
-        known: dict[tuple[int, ...], int] = {}  # each different prompt is read once
-        reader = torch.tensor([known.setdefault(tuple(p), len(known)) for p in prompts], device=lm.device)
-        ids, mask = pad_left(list(known), lm.pad, lm.device)
-        batch, width = len(prompts), ids.shape[1]
-        room = lm.model.config.max_position_embeddings
-        if width + max_tokens > room:
-            raise UserError(f"{lm.name}: a prompt of {width} tokens and {max_tokens} to come, for {room} positions")
+        lm, batch, width = self.lm, len(prompts), max(map(len, prompts))
+        if width + max_tokens > lm.room:
+            raise UserError(f"{lm.name}: a prompt of {width} tokens and {max_tokens} to come, for {lm.room} positions")
         heat = torch.tensor([temperature] * batch if isinstance(temperature, (int, float)) else list(temperature))
         heat, uniforms = heat.float().to(lm.device), uniforms.to(lm.device)
         out = torch.full((batch, max_tokens), lm.pad, device=lm.device)
@@ -189,12 +185,8 @@ class Decoder:
         alive = torch.ones(batch, dtype=torch.bool, device=lm.device)
         kept = torch.float32 if lm.device.type == "cpu" else None
         cache = StaticCache(lm.model.config.num_hidden_layers, width + max_tokens, kept)
-        seen = torch.cat([mask, mask.new_ones(len(known), max_tokens)], 1)
-        logits = self._step(ids, positions(mask), seen[:, :width], cache)
-        place = mask.sum(1)
-        if len(known) < batch:
-            cache.keep(reader)
-            logits, seen, place = logits[reader], seen[reader], place[reader]
+        logits, mask = self._read(prompts, cache)
+        seen, place = torch.cat([mask, mask.new_ones(batch, max_tokens)], 1), mask.sum(1)
         for step in range(max_tokens):
             token, logprob = draw(logits, uniforms[step, rows], heat[rows])
             live = rows[alive]
@@ -214,15 +206,40 @@ class Decoder:
             place = place + 1
         return Sampled(out, counted, logprobs, ended)
 
+    def _read(self, prompts: Sequence[Sequence[int]], cache: StaticCache) -> tuple[Tensor, Tensor]:
+        """Fill the cache with the prompts; logits (B, V) of what comes next, and mask (B, P), True = real token.
+
+        A beginning that all prompts share (a few-shot prefix) is read once, and so is each different prompt.
+        """
+        known: dict[tuple[int, ...], int] = {}
+        readers = [known.setdefault(tuple(p), len(known)) for p in prompts]
+        rows, device = list(known), self.lm.device
+        shared = _common(rows)
+        if shared:
+            front = torch.tensor([rows[0][:shared]], device=device)
+            self._step(
+                front, torch.arange(shared, device=device)[None], torch.ones_like(front, dtype=torch.bool), cache
+            )
+            cache.keep(torch.zeros(len(rows), dtype=torch.long, device=device))
+        ids, mask = pad_left([row[shared:] for row in rows], self.lm.pad, device)
+        seen = torch.cat([mask.new_ones(len(rows), shared), mask], 1)
+        logits = self._step(ids, positions(mask) + shared, seen, cache)
+        if len(rows) < len(prompts):
+            reader = torch.tensor(readers, device=device)
+            cache.keep(reader)
+            logits, seen = logits[reader], seen[reader]
+        return logits, seen
+
     def _step(self, ids: Tensor, position_ids: Tensor, seen: Tensor, cache: StaticCache) -> Tensor:
         """Run ids (B, n) behind the cache; logits (B, V) of the last position."""
         start, count = cache.length, ids.shape[1]
         query = torch.arange(start, start + count, device=ids.device)
-        distance = query[:, None] - torch.arange(start + count, device=ids.device)[None, :]
-        full = (distance >= 0) & seen[:, None, None, :] | (distance == 0)
+        behind = query[:, None] - torch.arange(start + count, device=ids.device)[None, :]
+        full = (behind >= 0) & seen[:, None, None, :] | (behind == 0)
+        distance = position_ids[:, :, None] - (seen.long().cumsum(1) - 1)[:, None, :]  # in tokens: padding is none
         hidden = self.base(
             input_ids=ids,
-            attention_mask=by_layer_type(full, distance, self.lm.model.config),
+            attention_mask=by_layer_type(full, distance[:, None], self.lm.model.config),
             position_ids=position_ids,
             past_key_values=cache,
             use_cache=True,
@@ -230,6 +247,13 @@ class Decoder:
         cache.length += count
         logits: Tensor = self.head(hidden[:, -1])
         return logits
+
+
+def _common(rows: Sequence[tuple[int, ...]]) -> int:
+    """How many first tokens all rows share, each keeping one of its own; 0 where that would save next to nothing."""
+    least, most, end = min(rows), max(rows), min(map(len, rows)) - 1
+    shared = next((n for n in range(end) if least[n] != most[n]), end)
+    return shared if len(rows) > 1 and shared >= SHARED else 0
 
 
 def _packed_trunk(lm: Lm, rows: int) -> dict[int, nn.Module]:

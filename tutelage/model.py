@@ -170,6 +170,11 @@ class Lm:
         return int(self.top.head.shape[0])
 
     @property
+    def room(self) -> int:
+        """Most tokens of a prompt and its response together."""
+        return int(self.model.config.max_position_embeddings)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights live."""
         return self.top.head.device

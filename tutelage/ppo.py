@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tutelage.advantages import explained_variance, gae, kl_rewards, masked_mean, whiten
+from tutelage.advantages import explained_variance, gae, kl_rewards, line_of_fit, masked_mean, whiten
 from tutelage.data.batches import Packed, pack, text_rows
 from tutelage.data.text import TextBlocks
 from tutelage.doctor import check_start
@@ -35,6 +35,7 @@ from tutelage.scalar import ScalarHead, load_scalar
 from tutelage.settings import PpoConfig
 from tutelage.template import prompt_ids, response_text
 
+VALUE_SLOPE = (0.2, 1.0)  # what the value network's start may be scaled by: below, it would hardly learn
 WATCHED = 8  # prompts whose responses samples.jsonl follows through the run
 
 
@@ -75,7 +76,7 @@ def train(config: PpoConfig) -> Run:
     eps = config.adam_eps
     actor = MasterAdamW(nets.lm.top.parameters(), eps=eps, clip_norm=config.clip_norm, ema=config.ema)
     critic = MasterAdamW(nets.value.parameters(), eps=eps, clip_norm=config.clip_norm)
-    start = _resume(run, actor, critic)
+    start = _resume(run, nets.value, actor, critic)
     if start == 0:
         check_start(nets, config, [ids for _, ids in prompts])
     progress = Progress("ppo", config.iterations, start)
@@ -96,6 +97,8 @@ def train(config: PpoConfig) -> Run:
             rollouts = [score(nets, config, [episodes[i] for i in part], sampled.ended[part]) for part in parts]
 
         # 3. Shape the rewards and 4. estimate advantages, both over the whole rollout.
+        if iteration == 0:
+            rollouts = settle_value(nets.value, rollouts, config)
         rollouts, measured = shape(rollouts, config)
         need_finite("score", measured["score/mean"], iteration)
         if stopped := _guard(run, measured, config):
@@ -155,6 +158,23 @@ def policy_logprobs(
         entropy=entropy,
     )
     return batch.spread(found), batch.spread(torch.zeros_like(found) if ent is None else ent)
+
+
+@torch.no_grad()
+def settle_value(value: ScalarHead, rollouts: Sequence[Rollout], config: PpoConfig) -> list[Rollout]:
+    """Shift and scale the value network, once, to the returns of the first rollout; its values are replaced.
+
+    The reward model it starts from learned last tokens only. On unfinished responses it is off by several standard
+    deviations, and the value clip lets it move by `value_clip` an iteration: ten iterations of noise (docs/log.md).
+    """
+    values, mask = _stack([r.values for r in rollouts]), _stack([r.batch.mask for r in rollouts]).bool()
+    logprobs, reference = (_stack([getattr(r, f) for r in rollouts]) for f in ("logprobs", "ref_logprobs"))
+    scores = torch.cat([r.scores for r in rollouts])
+    rewards = kl_rewards(logprobs, reference, scores, mask, config.beta)
+    _, returns = gae(rewards, torch.zeros_like(values), mask, config.gamma, 1.0)
+    slope, shift = line_of_fit(values, returns, mask, *VALUE_SLOPE)
+    value.rescale(slope, shift)
+    return [replace(r, values=(slope * r.values + shift) * r.batch.mask) for r in rollouts]
 
 
 def shape(rollouts: Sequence[Rollout], config: PpoConfig) -> tuple[list[Rollout], dict[str, float]]:
@@ -274,13 +294,16 @@ def prompts_of(lm: Lm, config: PpoConfig, split: str) -> list[tuple[Prompt, list
     rows = [p for p in read_records(Prompt, config.prompts) if p.split == split]
     if not rows and split == "train":
         raise UserError(f"{config.prompts}: no prompts in the train split")
-    return [(p, prompt_ids(lm.tokenizer, p.text, limit=config.max_prompt_tokens)) for p in rows]
+    limit, file = config.max_prompt_tokens, config.prompts
+    return [(p, prompt_ids(lm.tokenizer, p.text, limit=limit, where=f"{file}: prompt {p.id!r}")) for p in rows]
 
 
 def _text(lm: Lm, config: PpoConfig) -> TextBlocks | None:
     if config.pretraining is None or not config.ptx_coef:
         return None
-    return TextBlocks(config.pretraining, lambda t: lm.tokenizer(t)["input_ids"], config.ptx_tokens, config.seed)
+    return TextBlocks(
+        config.pretraining, lambda t: lm.tokenizer(t, verbose=False)["input_ids"], config.ptx_tokens, config.seed
+    )
 
 
 def _ptx_blocks(lm: Lm, config: PpoConfig, text: TextBlocks | None, step: int) -> Packed | None:
@@ -318,7 +341,8 @@ def _keep_track(
         (run.path / "snapshots").mkdir(exist_ok=True)
         save_tensors(run.path / "snapshots" / f"iteration-{done:05d}.safetensors", parts)
     if done % config.checkpoint_every == 0:
-        tensors = actor.state("actor") | critic.state("critic")
+        line = {"value.bias": nets.value.bias, "value.scale": nets.value.scale}
+        tensors = actor.state("actor") | critic.state("critic") | line
         run.checkpoint(done, lambda folder: save_tensors(folder / "state.safetensors", tensors), {})
 
 
@@ -335,13 +359,15 @@ def _log_samples(
         run.log("samples.jsonl", row | {"score": s, "kl": k, "length": len(ids)})
 
 
-def _resume(run: Run, actor: MasterAdamW, critic: MasterAdamW) -> int:
+def _resume(run: Run, value: ScalarHead, actor: MasterAdamW, critic: MasterAdamW) -> int:
     saved = run.latest()
     if saved is None:
         return 0
     tensors = load_tensors(saved[0] / "state.safetensors")
     actor.restore(tensors, "actor")
     critic.restore(tensors, "critic")
+    value.bias.copy_(tensors["value.bias"])
+    value.scale.copy_(tensors["value.scale"])
     return int(saved[1]["step"])
 
 

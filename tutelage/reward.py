@@ -33,6 +33,8 @@ from tutelage.scalar import ScalarHead, save_scalar
 from tutelage.settings import RewardConfig
 from tutelage.template import prompt_ids, response_ids
 
+SCALED = 100  # prompts, evenly spread, whose responses the unit of the scores is taken from
+
 
 @dataclass(frozen=True, slots=True)
 class Element:
@@ -122,7 +124,11 @@ def elements_of(lm: Lm, config: RewardConfig, rankings: Sequence[Ranking]) -> li
                 f"{config.rankings}: prompt {same[0].prompt_id!r}, field 'responses' has one of {over} tokens,"
                 f" the limit is {config.max_response_tokens}"
             )
-        elements.append(Element(prompt_ids(lm.tokenizer, prompt, limit=config.max_prompt_tokens), encoded, same))
+        where = f"{config.rankings}: prompt {same[0].prompt_id!r}"
+        ids = prompt_ids(lm.tokenizer, prompt, limit=config.max_prompt_tokens, where=where)
+        if len(ids) + over > lm.room:
+            raise UserError(f"{where} and a response have {len(ids) + over} tokens, {config.model} room for {lm.room}")
+        elements.append(Element(ids, encoded, same))
     return elements
 
 
@@ -149,6 +155,15 @@ def _scores(network: ScalarHead, lowered: Lowered, elements: Sequence[Element], 
     return list(scores.split([len(elements[i].responses) for i in chosen]))
 
 
+def _in_parts(
+    network: ScalarHead, lowered: Lowered, elements: Sequence[Element], which: Sequence[int], size: int
+) -> list[Tensor]:
+    """Scores of many elements, `size` of them at a time."""
+    return [
+        s for part in slices(len(which), size) for s in _scores(network, lowered, elements, [which[i] for i in part])
+    ]
+
+
 def _element_loss(scores: Tensor, element: Element) -> Tensor:
     losses = [ranking_loss(scores, pairs) for r in element.rankings if (pairs := r.pairs())]
     return torch.stack(losses).mean()
@@ -158,18 +173,16 @@ def _element_loss(scores: Tensor, element: Element) -> Tensor:
 def _set_bias_and_scale(
     config: RewardConfig, network: ScalarHead, lowered: Lowered, elements: Sequence[Element]
 ) -> None:
-    """Unit spread over the training responses, then demonstrations at 0 on average (paper section 3.5, last lines)."""
-    parts = slices(len(elements), config.batch)
-    raw = torch.cat([torch.cat(_scores(network, lowered, elements, part)) for part in parts])
+    """Unit spread over training responses, then demonstrations at 0 on average (paper section 3.5, last lines)."""
+    some = list(range(0, len(elements), max(1, len(elements) // SCALED)))
+    raw = torch.cat(_in_parts(network, lowered, elements, some, config.batch))
     centre = raw.mean()
     if config.demonstrations is not None:
         shown = [d for d in read_records(Demonstration, config.demonstrations) if d.split == "train"]
         tokenizer = lowered.lm.tokenizer
         written = [Element(prompt_ids(tokenizer, d.prompt), [response_ids(tokenizer, d.response)], []) for d in shown]
         own = _lowered(lowered.lm, written)
-        centre = torch.cat(
-            [torch.cat(_scores(network, own, written, part)) for part in slices(len(written), 48)]
-        ).mean()
+        centre = torch.cat(_in_parts(network, own, written, range(len(written)), 48)).mean()
     if config.unit_scale:
         network.scale.fill_(1 / float(raw.std(correction=0).clamp_min(1e-6)))
     network.bias.copy_(centre)

@@ -55,6 +55,9 @@ class Run:
                 raise UserError(f"{path}: not empty and not a run folder; name another folder")
             run = cls(path, _read(path))
             run._same(kind, json.loads(json.dumps(fields, default=str)), digests)
+            if not run.finished:
+                run.info = {k: v for k, v in run.info.items() if k != "why"} | {"status": "running"}
+                write_json(path / "run.json", run.info)
             return run
         path.mkdir(parents=True, exist_ok=True)
         info = {
@@ -92,8 +95,8 @@ class Run:
                 f"{self.path}: holds a run of kind {self.info['kind']!r}, not {kind!r}; name another folder"
             )
         held = self.config()
-        for name in sorted(set(held) | set(fields)):
-            if held.get(name) != fields.get(name):
+        for name in sorted((set(held) | set(fields)) - {"out"}):  # the folder itself may have been moved
+            if not _alike(held.get(name), fields.get(name)):
                 raise UserError(
                     f"{self.path}: was started with {name}={held.get(name)!r}, now {fields.get(name)!r}; "
                     "repeat the first command to resume, or name another folder"
@@ -206,6 +209,13 @@ class Run:
                 os.truncate(self.path / log, size)
         self.info["seconds"] = state["seconds"]
         return folder, state
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Equal, or two ways to write one path that exists."""
+    if isinstance(one, str) and isinstance(other, str) and one != other:
+        return Path(one).exists() and Path(one).resolve() == Path(other).resolve()
+    return bool(one == other)
 
 
 def _at_the_door(names: set[str]) -> bool:

@@ -30,7 +30,10 @@ def sample(config: SampleConfig) -> Run:
     prompts = chosen(read_records(Prompt, config.prompts), config)
     shots = _shots(config)
     limit = _limit(config, lm, shots)
-    encoded = [(prompt_ids(lm.tokenizer, p.text, shots=shots, limit=limit), p) for p in prompts]
+    encoded = [
+        (prompt_ids(lm.tokenizer, p.text, shots=shots, limit=limit, where=f"{config.prompts}: prompt {p.id!r}"), p)
+        for p in prompts
+    ]
     encoded.sort(key=lambda one: len(one[0]))
     saved = run.latest()
     start = saved[1]["step"] if saved else 0

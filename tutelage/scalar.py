@@ -45,6 +45,11 @@ class ScalarHead(nn.Module):
         raw = F.linear(hidden.float(), self.score.float()).squeeze(-1)
         return (raw - self.bias) * self.scale
 
+    def rescale(self, slope: Tensor, shift: Tensor) -> None:
+        """From now on give slope * output + shift."""
+        self.scale.mul_(slope)
+        self.bias.sub_(shift / self.scale)
+
     def twin(self) -> ScalarHead:
         """A copy with its own weights above the cut."""
         other = ScalarHead(self.top.twin())

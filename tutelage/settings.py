@@ -32,6 +32,8 @@ class SftConfig:
     """Reward run that chooses the epoch to keep (as in the paper); without one the held-out loss chooses."""
     epochs: int = 3
     """Passes over the demonstrations (paper: 16 for the baseline, 2 for PPO's initialisation)."""
+    keep: Literal["best", "last"] = "best"
+    """Which epoch: the best by the reward run's score, else by held-out loss; or the last, as overfitting helps."""
     batch: int = 16
     """Demonstrations per optimiser step (paper: 32)."""
     lr: float = 2e-4

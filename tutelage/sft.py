@@ -6,7 +6,8 @@ The loss counts response tokens only (the paper does not say; docs/paper.md). De
 With pretraining text, each step also takes its share of plain next-token loss (the paper mixes 10% into PPO's
 starting model). Cosine schedule to a tenth, no warm-up (appendix C). After each epoch the held-out loss is measured
 and, where a reward run is named, the mean score of sampled responses: the epoch kept is the one with the best score,
-as in the paper, else the one with the lowest held-out loss.
+as in the paper, else the one with the lowest held-out loss. Where there is no reward model yet, `keep = "last"` stands
+for what the paper saw: responses go on improving for epochs after the held-out loss has begun to rise.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def train(config: SftConfig) -> Run:
         # 4. At the end of an epoch: measure, keep the best, checkpoint.
         if index + 1 == per_epoch:
             row |= _measure(lm, config, held_out)
-            if not best or _better(row, best["row"]):
+            if not best or config.keep == "last" or _better(row, best["row"]):
                 best = {"row": row, "weights": [p.detach().clone() for p in optimiser.parameters]}
         run.log("metrics.jsonl", row)
         if index + 1 == per_epoch:
@@ -94,6 +95,7 @@ def train(config: SftConfig) -> Run:
     _keep(lm.top, optimiser, best["weights"])
     save_lm(lm, lm.top, run.model)
     chosen = "reward-model score" if "score/heldout" in best["row"] else "held-out loss"
+    chosen = "being the last" if config.keep == "last" else chosen
     run.finish(
         kept_epoch=best["row"]["epoch"] + 1, kept_by=chosen, heldout_loss=best["row"]["loss/heldout"], n=len(shown)
     )
@@ -105,13 +107,18 @@ def encode(lm: Lm, config: SftConfig, split: str) -> list[Pair]:
     records = [d for d in read_records(Demonstration, config.demonstrations) if d.split == split]
     pairs = []
     for record in records:
-        prompt = prompt_ids(lm.tokenizer, record.prompt, limit=config.max_prompt_tokens)
+        where = f"{config.demonstrations}: demonstration {record.id!r}"
+        prompt = prompt_ids(
+            lm.tokenizer, record.prompt, limit=config.max_prompt_tokens, where=f"{where}, field 'prompt'"
+        )
         response = response_ids(lm.tokenizer, record.response)
         if len(response) > config.max_response_tokens:
             raise UserError(
-                f"{config.demonstrations}: demonstration {record.id!r}, field 'response' has {len(response)} tokens,"
-                f" the limit is {config.max_response_tokens}"
+                f"{where}, field 'response' has {len(response)} tokens, the limit is {config.max_response_tokens}"
             )
+        if len(prompt) + len(response) > lm.room:
+            both = len(prompt) + len(response)
+            raise UserError(f"{where} has {both} tokens with its prompt, {config.model} has room for {lm.room}")
         pairs.append((prompt, response))
     return pairs
 
@@ -119,7 +126,9 @@ def encode(lm: Lm, config: SftConfig, split: str) -> list[Pair]:
 def _text(lm: Lm, config: SftConfig) -> TextBlocks | None:
     if config.pretraining is None or not config.pretraining_share:
         return None
-    return TextBlocks(config.pretraining, lambda t: lm.tokenizer(t)["input_ids"], TEXT_TOKENS, config.seed)
+    return TextBlocks(
+        config.pretraining, lambda t: lm.tokenizer(t, verbose=False)["input_ids"], TEXT_TOKENS, config.seed
+    )
 
 
 def _logprobs(top: Top, batch: Packed, hidden: Tensor) -> Tensor:

@@ -21,17 +21,22 @@ SEPARATOR = "\n\n---\n\n"
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, *, shots: Sequence[tuple[str, str]] = (), limit: int | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    *,
+    shots: Sequence[tuple[str, str]] = (),
+    limit: int | None = None,
+    where: str = "the prompt",
 ) -> list[int]:
     """Ids of a prompt ready to be answered, with worked (prompt, response) examples before it where given.
 
-    Raises UserError when the prompt has more than `limit` tokens: cutting it would change the task.
+    Raises UserError, naming `where` it stands, for more than `limit` tokens: cutting it would change the task.
     """
     examples = "".join(f"{p}{CUE} {r}{SEPARATOR}" for p, r in shots)
     ids: list[int] = tokenizer(examples + prompt.strip() + CUE, add_special_tokens=False)["input_ids"]
     if limit is not None and len(ids) > limit:
         start = " ".join(prompt.split()[:8])
-        raise UserError(f"prompt too long: {len(ids)} tokens, the limit is {limit} (it begins: {start!r})")
+        raise UserError(f"{where} has {len(ids)} tokens, the limit is {limit} (it begins: {start!r})")
     return [*_beginning(tokenizer), *ids]
 
 

@@ -70,8 +70,8 @@ class Settings:
     """Rude phrases besides the built-in ones."""
     stock: tuple[str, ...] = ()
     """Phrases said to everyone in this trade, besides the built-in ones: they earn no topic."""
-    requests: tuple[str, ...] = ()
-    """What a response may ask of people only where their prompt calls for it: asked of everyone, it is a stall."""
+    costly: tuple[str, ...] = ()
+    """What costs somebody something (a refund to pay, a photo to take): only for prompts that call for it."""
     other_voice: tuple[str, ...] = ()
     """Phrases only the one who asks would say: a response using them plays the wrong part."""
     acts: tuple[str, ...] = ()
@@ -107,8 +107,8 @@ def follows(prompt: Prompt, text: str, ended: bool, settings: Settings) -> list[
         findings += [(0.3, f"says {phrase!r}") for phrase in check["any"] if words.mentions(text, phrase)]
     stock = (*STOCK, *settings.stock)
     findings += [(0.93, f"stock phrase {phrase!r}") for phrase in stock if words.mentions(text, phrase)]
-    needless = focus.uncalled_acts(prompt, text, settings.requests)
-    return findings + [(0.6, f"asks for {phrase!r} needlessly") for phrase in needless]
+    needless = focus.uncalled_acts(prompt, text, settings.costly)
+    return findings + [(0.6, f"{phrase!r} without need") for phrase in needless]
 
 
 def _substance(prompt: Prompt, text: str, settings: Settings) -> Finding:
@@ -147,7 +147,7 @@ def _substance(prompt: Prompt, text: str, settings: Settings) -> Finding:
     return (earned / total) ** SLOPE, "; ".join(problems)
 
 
-SLOPE = 0.85
+SLOPE = 0.6
 """Power on the share of what was needed that a response says; below 1 the first part counts most."""
 
 
