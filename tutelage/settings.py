@@ -205,7 +205,7 @@ class PpoConfig:
     """Scale rewards to unit variance without moving their mean (lm-human-preferences option)."""
     missing_eos_score: float = -3.0
     """Score of a response that did not end by itself, in place of the model's (lm-human-preferences: -1)."""
-    ptx_coef: float = 0.5
+    ptx_coef: float = 0.1
     """Weight of the pretraining loss, mean nats per token, in the policy's step (paper: 27.8 of an unstated norm)."""
     ptx_ratio: float = 0.25
     """Pretraining sequences per episode (paper: 8)."""
