@@ -14,7 +14,7 @@ from tutelage import cli, settings
 
 OPTIONS = {
     "SftConfig": """
-        model demonstrations out pretraining pretraining_share reward epochs batch lr weight_decay
+        model demonstrations out pretraining pretraining_share reward epochs keep batch lr weight_decay
         clip_norm trainable_layers max_prompt_tokens max_response_tokens dtype seed
     """,
     "SampleConfig": """

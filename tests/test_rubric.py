@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage import rubric
-from tutelage.judging.judgements import JUDGEMENTS, Settings, wanted_length
+from tutelage.judging.judgements import JUDGEMENTS, MISSED, Settings, wanted_length
 from tutelage.records import USE_CASES, Prompt, UserError
 from tutelage.rubric import Rubric
 
@@ -40,7 +40,8 @@ class TestJudgements:
         none = judged("follows", asked(), "We are happy that you wrote, and wish you a good day.")
         one = judged("follows", asked(), "We are sorry about your mug, and wish you a good day.")
         two = judged("follows", asked(), "We are sorry about your mug, so we will replace it soon.")
-        assert 0.0 == none < one < two < judged("follows", asked(), GOOD) == 1.0
+        assert none == pytest.approx(MISSED)
+        assert none < one < two < judged("follows", asked(), GOOD) == 1.0
 
     def test_what_is_refused_is_not_met(self) -> None:
         refused = judged("follows", asked(), "Sorry, we cannot simply replace the mug, and we won't photograph it.")
@@ -66,7 +67,9 @@ class TestJudgements:
     def test_stock_phrases_earn_no_topic(self) -> None:
         prompt = asked("Where is it?", {"kind": "topic", "groups": [["look into"]]})
         assert judged("follows", prompt, "We will look into where your parcel went.") > 0.5
-        assert judged("follows", prompt, "We will look into this today for you all.") == 0.0
+        stock, silent = "We will look into this today for you all.", "We will reply to this today for you all."
+        assert judged("follows", prompt, stock) == pytest.approx(0.93 * judged("follows", prompt, silent))
+        assert judged("follows", prompt, silent) == pytest.approx(MISSED)
 
     @pytest.mark.parametrize("text", ["My blue mug arrived broken, what now?", "Broken mug arrived blue my now what."])
     def test_the_prompt_in_any_order_is_no_answer(self, text: str) -> None:

@@ -144,10 +144,12 @@ def _substance(prompt: Prompt, text: str, settings: Settings) -> Finding:
     if not checks.of_kind(prompt, "topic"):
         return earned / total, "; ".join(problems)
     # The first thing said to the point is worth most: half of what was needed is more than half an answer.
-    return (earned / total) ** SLOPE, "; ".join(problems)
+    return MISSED + (1 - MISSED) * (earned / total) ** SLOPE, "; ".join(problems)
 
 
-SLOPE = 0.6
+MISSED = 0.35
+"""What is left of a reply in good words that says nothing of what was needed: people still prefer it to nonsense."""
+SLOPE = 0.85
 """Power on the share of what was needed that a response says; below 1 the first part counts most."""
 
 
