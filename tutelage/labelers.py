@@ -43,7 +43,7 @@ from tutelage.rubric import Rubric
 
 AGREEMENT = {"training": 0.73, "heldout": 0.77}
 """Share of untied pairs two labelers of a group should agree on (paper section 3.4)."""
-FAILS = 0.6
+FAILS = 0.7
 """A response that follows less than this fails the instruction: it says about a third of what was needed."""
 FLIP = 0.03
 """How often a simulated labeler sets a flag it can see the wrong way."""

@@ -6,8 +6,8 @@ once per batch and only the tops differ and train (trlX's "hydra", here for all 
 the paper. Below a cut the embeddings and the output head are frozen too, since a tied head that moves would move
 the reference with it.
 
-This file and `attention.py` are the only ones that touch the internals of transformers. Any decoder-only model whose base runs
-`embed -> layers -> norm` works; `load` proves it by comparing our logits with the model's own, and refuses
+This file and `attention.py` are the only ones that touch the internals of transformers. Any decoder-only model whose
+base runs `embed -> layers -> norm` works; `load` proves it by comparing our logits with the model's own, and refuses
 otherwise. Shape letters: B batch, T tokens, d hidden size, V vocabulary.
 """
 
