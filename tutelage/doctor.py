@@ -85,11 +85,10 @@ def response_only(batch: Packed, pairs: Sequence[Pair]) -> Check:
     """What the loss counts is the responses, token for token, and nothing of prompts or padding."""
     wanted = [t for _, r in pairs for t in r]
     found = batch.targets[batch.mask].tolist()
-    flat = batch.ids.flatten()
-    follows = flat[(batch.where[batch.mask] + 1).clamp_max(len(flat) - 1)].tolist()
+    before = batch.ids.flatten()[batch.where[batch.mask]].tolist()
     return Check(
         "response only",
-        wanted == found == follows,
+        wanted == found and before == [t for p, r in pairs for t in (p[-1], *r[:-1])],
         f"{len(found)} tokens counted, {len(wanted)} response tokens",
         "prompt tokens or padding are in the loss, or the targets are shifted against the states before them",
     )
