@@ -66,7 +66,7 @@ def test_sft_keeps_its_last_epoch_where_that_is_asked(tmp_path: Path, tiny_model
     held = column(runs["last"], "loss/heldout")
     assert held == column(runs["best"], "loss/heldout")
     assert held[-1] != min(held)
-    assert (runs["last"].result["kept_epoch"], runs["last"].result["kept_by"]) == (40, "being the last")
+    assert (runs["last"].result["kept_epoch"], runs["last"].result["kept_by"]) == (40, "choice (the last)")
     assert (runs["best"].result["heldout_loss"], runs["best"].result["kept_by"]) == (min(held), "held-out loss")
 
 

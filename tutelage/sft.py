@@ -95,7 +95,7 @@ def train(config: SftConfig) -> Run:
     _keep(lm.top, optimiser, best["weights"])
     save_lm(lm, lm.top, run.model)
     chosen = "reward-model score" if "score/heldout" in best["row"] else "held-out loss"
-    chosen = "being the last" if config.keep == "last" else chosen
+    chosen = "choice (the last)" if config.keep == "last" else chosen
     run.finish(
         kept_epoch=best["row"]["epoch"] + 1, kept_by=chosen, heldout_loss=best["row"]["loss/heldout"], n=len(shown)
     )
