@@ -117,18 +117,19 @@ def elements_of(lm: Lm, config: RewardConfig, rankings: Sequence[Ranking]) -> li
         grouped.setdefault((ranking.prompt, ids), []).append(_in_order(ranking))
     elements = []
     for (prompt, _), same in grouped.items():
+        where = f"{config.rankings}: prompt {same[0].prompt_id!r}"
         encoded = [response_ids(lm.tokenizer, r.text, ended=r.ended) or [lm.pad] for r in same[0].responses]
         over = max(map(len, encoded))
         if over > config.max_response_tokens:
             raise UserError(
-                f"{config.rankings}: prompt {same[0].prompt_id!r}, field 'responses' has one of {over} tokens,"
-                f" the limit is {config.max_response_tokens}"
+                f"{where}, field 'responses' has one of {over} tokens, the limit is {config.max_response_tokens}"
             )
-        where = f"{config.rankings}: prompt {same[0].prompt_id!r}"
-        ids = prompt_ids(lm.tokenizer, prompt, limit=config.max_prompt_tokens, where=where)
-        if len(ids) + over > lm.room:
-            raise UserError(f"{where} and a response have {len(ids) + over} tokens, {config.model} room for {lm.room}")
-        elements.append(Element(ids, encoded, same))
+        asked = prompt_ids(lm.tokenizer, prompt, limit=config.max_prompt_tokens, where=where)
+        if len(asked) + over > lm.room:
+            raise UserError(
+                f"{where} and a response have {len(asked) + over} tokens, {config.model} room for {lm.room}"
+            )
+        elements.append(Element(asked, encoded, same))
     return elements
 
 
