@@ -169,6 +169,10 @@ class Lm:
         """Rows of the output head."""
         return int(self.top.head.shape[0])
 
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of plain text of any length, as pretraining text is read."""
+        return list(self.tokenizer(text, verbose=False)["input_ids"])
+
     @property
     def room(self) -> int:
         """Most tokens of a prompt and its response together."""

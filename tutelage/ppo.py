@@ -301,9 +301,7 @@ def prompts_of(lm: Lm, config: PpoConfig, split: str) -> list[tuple[Prompt, list
 def _text(lm: Lm, config: PpoConfig) -> TextBlocks | None:
     if config.pretraining is None or not config.ptx_coef:
         return None
-    return TextBlocks(
-        config.pretraining, lambda t: lm.tokenizer(t, verbose=False)["input_ids"], config.ptx_tokens, config.seed
-    )
+    return TextBlocks(config.pretraining, lm.text_ids, config.ptx_tokens, config.seed)
 
 
 def _ptx_blocks(lm: Lm, config: PpoConfig, text: TextBlocks | None, step: int) -> Packed | None:

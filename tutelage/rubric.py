@@ -34,7 +34,7 @@ DEFAULT_WEIGHTS = {
 LEARNED = ("acts", "trade", "trade_pairs")
 """Settings that are found in a workflow's prompts and demonstrations, never given by hand."""
 FLOOR = 0.05
-"""What is left of a readable response that does not answer the prompt at all."""
+"""What is left where `follows` is 0: the prompt copied, a wrong answer."""
 HELDOUT_TASTE = {"grounded": 1.5, "harmless": 1.5, "constraints": 1.2, "polite": 0.7}
 """The final evaluation puts truthful and harmless first (paper section 3.4); training put helpful first."""
 GATE = {

@@ -126,9 +126,7 @@ def encode(lm: Lm, config: SftConfig, split: str) -> list[Pair]:
 def _text(lm: Lm, config: SftConfig) -> TextBlocks | None:
     if config.pretraining is None or not config.pretraining_share:
         return None
-    return TextBlocks(
-        config.pretraining, lambda t: lm.tokenizer(t, verbose=False)["input_ids"], TEXT_TOKENS, config.seed
-    )
+    return TextBlocks(config.pretraining, lm.text_ids, TEXT_TOKENS, config.seed)
 
 
 def _logprobs(top: Top, batch: Packed, hidden: Tensor) -> Tensor:

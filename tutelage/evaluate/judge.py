@@ -139,9 +139,7 @@ def text_loss(lm: Lm, path: Path | None) -> float:
     """Mean negative log-likelihood, nats per token, of a fixed sample of a text file's blocks."""
     if path is None:
         raise UserError("text_loss: no text given")
-    blocks = TextBlocks(path, lambda t: lm.tokenizer(t, verbose=False)["input_ids"], TEXT_TOKENS, 0).draw(
-        0, TEXT_BLOCKS
-    )
+    blocks = TextBlocks(path, lm.text_ids, TEXT_TOKENS, 0).draw(0, TEXT_BLOCKS)
     total, count = 0.0, 0
     for part in slices(len(blocks), 16):
         batch = text_rows([blocks[i] for i in part], lm.device)
