@@ -29,7 +29,7 @@ from tutelage.template import prompt_ids, response_ids
 from tutelage.workflows import Workflow
 
 TEXT_TOKENS = 64
-TEXT_BLOCKS = 96  # blocks of held-out text that the alignment tax is measured on
+TEXT_BLOCKS = 64  # blocks of held-out text that the alignment tax is measured on
 
 Answers = dict[str, dict[str, Response]]
 """{prompt id: {model: response}}."""
