@@ -251,6 +251,23 @@ def test_a_response_too_long(command: str, kind: str, loop: Loop, refused: Refus
     assert said.endswith("the limit is 3")
 
 
+@pytest.mark.parametrize(("command", "kind"), [("sft", "demonstrations"), ("reward", "rankings")])
+def test_what_is_too_long_can_be_left_out(
+    command: str, kind: str, loop: Loop, refused: Refused, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in getattr(loop.data, kind).read_text().splitlines()]
+    longer = next(n for n, row in enumerate(rows) if row["split"] == "train")
+    rows[longer]["prompt"] += " and once more" * 40
+    file = tmp_path / f"{kind}.jsonl"
+    write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
+    given = {kind: file, "max_prompt_tokens": 60}
+    assert "the limit is 60" in refused(loop.words(command, tmp_path / "refused", **given))
+    assert cli.main([*loop.words(command, tmp_path / "run", **given), "--drop-long"]) == 0
+    assert " left out as too long (the first: " in capsys.readouterr().err
+    said = refused([*loop.words(command, tmp_path / "none", **given | {"max_prompt_tokens": 5}), "--drop-long"])
+    assert " are too long (the first: " in said
+
+
 def test_no_pretraining_text(loop: Loop, refused: Refused, tmp_path: Path) -> None:
     said = refused(loop.words("ppo", tmp_path / "run", pretraining=None))
     assert said.startswith("ptx_coef is set but no pretraining text is given")

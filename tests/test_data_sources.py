@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tutelage.data.adding import add
 from tutelage.data.prompts import collect, split_of
 from tutelage.data.sources import Imported, load, sniff
 from tutelage.records import (
@@ -24,6 +25,7 @@ from tutelage.records import (
     Rating,
     Response,
     UserError,
+    read_records,
     to_dict,
     write_records,
 )
@@ -291,3 +293,13 @@ def test_imported_is_frozen(tmp_path: Path) -> None:
     imported = load(write(tmp_path / "a.jsonl", [PREFERENCE]))
     with pytest.raises(dataclasses.FrozenInstanceError):
         imported.shape = "x"  # type: ignore[misc]
+
+
+def test_pairs_of_one_prompt_by_one_labeler_are_all_added(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Name a fish.", "chosen": a, "rejected": b}
+        for a, b in [("Tope", "Ox"), ("Tope", "Elm"), ("Ox", "Elm")]
+    ]
+    for _ in range(2):  # a second import of the same file adds nothing
+        add(tmp_path / "mine", write(tmp_path / "pairs.jsonl", rows))
+        assert len(read_records(Ranking, tmp_path / "mine" / "rankings.jsonl")) == 3

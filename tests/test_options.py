@@ -15,7 +15,7 @@ from tutelage import cli, settings
 OPTIONS = {
     "SftConfig": """
         model demonstrations out pretraining pretraining_share reward epochs keep batch lr weight_decay
-        clip_norm trainable_layers max_prompt_tokens max_response_tokens dtype seed
+        clip_norm trainable_layers max_prompt_tokens max_response_tokens drop_long dtype seed
     """,
     "SampleConfig": """
         model prompts out split k limit temperatures max_prompt_tokens max_response_tokens shots
@@ -24,7 +24,7 @@ OPTIONS = {
     "RankConfig": "samples workflow out labelers seed",
     "RewardConfig": """
         model rankings out demonstrations epochs batch lr head_lr weight_decay clip_norm
-        trainable_layers unit_scale groups max_prompt_tokens max_response_tokens dtype seed
+        trainable_layers unit_scale groups max_prompt_tokens max_response_tokens drop_long dtype seed
     """,
     "PpoConfig": """
         policy reward prompts out pretraining iterations episodes minibatch inner_epochs lr value_lr

@@ -54,6 +54,10 @@ class UserError(Exception):
     """A mistake in what the user gave: shown as one line, exit code 2, never a traceback."""
 
 
+class TooLong(UserError):
+    """A text has more tokens than a limit; where the user said so, it is left out instead."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """A task somebody wants done. `checks` are read by simulated labelers only, never by a model."""

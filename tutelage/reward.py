@@ -27,11 +27,11 @@ from tutelage.loop import Progress, load_tensors, need_finite, save_tensors, shu
 from tutelage.losses import ranking_loss
 from tutelage.model import Lm, load
 from tutelage.optim import MasterAdamW, cosine
-from tutelage.records import Demonstration, Ranking, UserError, read_records
+from tutelage.records import Demonstration, Ranking, TooLong, UserError, read_records
 from tutelage.run import Run
 from tutelage.scalar import ScalarHead, save_scalar
 from tutelage.settings import RewardConfig
-from tutelage.template import prompt_ids, response_ids
+from tutelage.template import each, prompt_ids, response_ids
 
 SCALED = 100  # prompts, evenly spread, whose responses the unit of the scores is taken from
 
@@ -115,22 +115,20 @@ def elements_of(lm: Lm, config: RewardConfig, rankings: Sequence[Ranking]) -> li
     for ranking in rankings:
         ids = tuple(sorted(r.id for r in ranking.responses))
         grouped.setdefault((ranking.prompt, ids), []).append(_in_order(ranking))
-    elements = []
-    for (prompt, _), same in grouped.items():
+
+    def one(same: list[Ranking]) -> Element:
         where = f"{config.rankings}: prompt {same[0].prompt_id!r}"
         encoded = [response_ids(lm.tokenizer, r.text, ended=r.ended) or [lm.pad] for r in same[0].responses]
         over = max(map(len, encoded))
         if over > config.max_response_tokens:
-            raise UserError(
-                f"{where}, field 'responses' has one of {over} tokens, the limit is {config.max_response_tokens}"
-            )
-        asked = prompt_ids(lm.tokenizer, prompt, limit=config.max_prompt_tokens, where=where)
+            limit = config.max_response_tokens
+            raise TooLong(f"{where}, field 'responses' has one of {over} tokens, the limit is {limit}")
+        asked = prompt_ids(lm.tokenizer, same[0].prompt, limit=config.max_prompt_tokens, where=where)
         if len(asked) + over > lm.room:
-            raise UserError(
-                f"{where} and a response have {len(asked) + over} tokens, {config.model} room for {lm.room}"
-            )
-        elements.append(Element(asked, encoded, same))
-    return elements
+            raise TooLong(f"{where} and a response have {len(asked) + over} tokens, {config.model} room for {lm.room}")
+        return Element(asked, encoded, same)
+
+    return each(list(grouped.values()), one, drop_long=config.drop_long, what="compared prompts")
 
 
 def _in_order(ranking: Ranking) -> Ranking:

@@ -48,6 +48,8 @@ class SftConfig:
     """Longer prompts are an error (paper: 1k, dropped at collection)."""
     max_response_tokens: int = 1024
     """Longer responses are an error (paper: 1k)."""
+    drop_long: bool = False
+    """Leave out what is over the limits, and say how many, instead of stopping."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute type; auto takes bf16 where the processor multiplies it natively. Masters are always fp32."""
     seed: int = 1
@@ -152,6 +154,8 @@ class RewardConfig:
     """Longer prompts are an error."""
     max_response_tokens: int = 1024
     """Longer responses are an error."""
+    drop_long: bool = False
+    """Leave out what is over the limits, and say how many, instead of stopping."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute type."""
     seed: int = 1

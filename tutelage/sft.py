@@ -27,11 +27,11 @@ from tutelage.loop import Progress, generator, load_tensors, need_finite, save_t
 from tutelage.losses import lm_loss, token_logprobs
 from tutelage.model import Lm, Top, load, save_lm
 from tutelage.optim import MasterAdamW, cosine
-from tutelage.records import Demonstration, UserError, read_records
+from tutelage.records import Demonstration, TooLong, UserError, read_records
 from tutelage.run import Run
 from tutelage.scalar import load_scalar
 from tutelage.settings import SftConfig
-from tutelage.template import prompt_ids, response_ids
+from tutelage.template import each, prompt_ids, response_ids
 
 TEXT_TOKENS = 128  # tokens per row of pretraining text
 
@@ -103,24 +103,24 @@ def train(config: SftConfig) -> Run:
 
 
 def encode(lm: Lm, config: SftConfig, split: str) -> list[Pair]:
-    """(prompt ids, response ids) of a split's demonstrations. Raises UserError for one that is too long."""
-    records = [d for d in read_records(Demonstration, config.demonstrations) if d.split == split]
-    pairs = []
-    for record in records:
+    """(prompt ids, response ids) of a split's demonstrations. Raises TooLong for one that is, unless dropped."""
+
+    def one(record: Demonstration) -> Pair:
         where = f"{config.demonstrations}: demonstration {record.id!r}"
         prompt = prompt_ids(
             lm.tokenizer, record.prompt, limit=config.max_prompt_tokens, where=f"{where}, field 'prompt'"
         )
         response = response_ids(lm.tokenizer, record.response)
         if len(response) > config.max_response_tokens:
-            raise UserError(
-                f"{where}, field 'response' has {len(response)} tokens, the limit is {config.max_response_tokens}"
-            )
+            limit = config.max_response_tokens
+            raise TooLong(f"{where}, field 'response' has {len(response)} tokens, the limit is {limit}")
         if len(prompt) + len(response) > lm.room:
             both = len(prompt) + len(response)
-            raise UserError(f"{where} has {both} tokens with its prompt, {config.model} has room for {lm.room}")
-        pairs.append((prompt, response))
-    return pairs
+            raise TooLong(f"{where} has {both} tokens with its prompt, {config.model} has room for {lm.room}")
+        return prompt, response
+
+    records = [d for d in read_records(Demonstration, config.demonstrations) if d.split == split]
+    return each(records, one, drop_long=config.drop_long, what=f"{split} demonstrations")
 
 
 def _text(lm: Lm, config: SftConfig) -> TextBlocks | None:

@@ -9,11 +9,16 @@ tokenised apart and joined as ids: the border between them can then never move w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from tutelage.records import UserError
+from tutelage.records import TooLong, UserError
+
+Row = TypeVar("Row")
+Encoded = TypeVar("Encoded")
 
 CUE = "\n\nAnswer:"
 SEPARATOR = "\n\n---\n\n"
@@ -30,13 +35,13 @@ def prompt_ids(
 ) -> list[int]:
     """Ids of a prompt ready to be answered, with worked (prompt, response) examples before it where given.
 
-    Raises UserError, naming `where` it stands, for more than `limit` tokens: cutting it would change the task.
+    Raises TooLong, naming `where` it stands, for more than `limit` tokens: cutting it would change the task.
     """
     examples = "".join(f"{p}{CUE} {r}{SEPARATOR}" for p, r in shots)
     ids: list[int] = tokenizer(examples + prompt.strip() + CUE, add_special_tokens=False)["input_ids"]
     if limit is not None and len(ids) > limit:
         start = " ".join(prompt.split()[:8])
-        raise UserError(f"{where} has {len(ids)} tokens, the limit is {limit} (it begins: {start!r})")
+        raise TooLong(f"{where} has {len(ids)} tokens, the limit is {limit} (it begins: {start!r})")
     return [*_beginning(tokenizer), *ids]
 
 
@@ -49,6 +54,24 @@ def response_ids(tokenizer: PreTrainedTokenizerBase, response: str, *, ended: bo
     text = response.strip()
     ids: list[int] = tokenizer(" " + text, add_special_tokens=False)["input_ids"] if text else []
     return [*ids, int(tokenizer.eos_token_id)] if ended else ids
+
+
+def each(rows: Sequence[Row], encode: Callable[[Row], Encoded], *, drop_long: bool, what: str) -> list[Encoded]:
+    """Every row encoded. One that is too long raises TooLong; with `drop_long` such rows are left out, and counted
+    aloud under the name `what`. Raises UserError when that leaves nothing."""
+    found, first = [], ""
+    for row in rows:
+        try:
+            found.append(encode(row))
+        except TooLong as error:
+            if not drop_long:
+                raise
+            first = first or str(error)
+    if dropped := len(rows) - len(found):
+        print(f"  {dropped} of {len(rows)} {what} left out as too long (the first: {first})", file=sys.stderr)
+        if not found:
+            raise UserError(f"all {len(rows)} {what} are too long (the first: {first})")
+    return found
 
 
 def response_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -23,13 +23,19 @@ def add(folder: Path, file: Path) -> str:
     collected = collect(imported.prompts, existing=prompts)
     fresh = imported.restricted_to([*prompts, *collected.kept])
     demonstrations = list({d.id: d for d in [*demonstrations, *fresh.demonstrations]}.values())
-    rankings = list({(r.prompt_id, r.labeler, r.order_seed): r for r in [*rankings, *fresh.rankings]}.values())
+    rankings = list({_ranked(r): r for r in [*rankings, *fresh.rankings]}.values())
     for kind, records in ((Prompt, [*prompts, *collected.kept]), (Demonstration, demonstrations), (Ranking, rankings)):
         write_records(folder / FILES[kind], records)
     total = (
         f"{len(prompts) + len(collected.kept)} prompts, {len(demonstrations)} demonstrations, {len(rankings)} rankings"
     )
     return "\n".join([imported.summary(), collected.summary(), f"{folder}: now {total}"])
+
+
+def _ranked(ranking: Ranking) -> tuple[object, ...]:
+    """What makes two rankings the same one: who ranked which responses to what, as shown."""
+    responses = tuple(sorted(r.id for r in ranking.responses))
+    return ranking.prompt_id, ranking.labeler, ranking.order_seed, responses
 
 
 def _known(folder: Path, kind: type[Any]) -> list[Any]:
