@@ -1,9 +1,9 @@
-"""Training curves of a loop's stages, each with what a healthy one looks like."""
+"""Training curves of the stages of a loop or a round, each with what a healthy one looks like."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from tutelage import charts
 from tutelage.findings import name
-from tutelage.loopfolder import Loop
+from tutelage.run import Run
 
 Context = dict[str, Any]
 
@@ -88,17 +88,17 @@ REWARD_CURVES = (
 )
 
 
-def curves(loop: Loop) -> list[Context]:
-    """Training curves, a group per stage that ran."""
+def curves(runs: Mapping[str, Run]) -> list[Context]:
+    """Training curves, a group per stage that ran or is running; `runs` by the names of a loop's folders."""
     groups: list[Context] = []
     early: list[Context | None] = []
-    if "sft" in loop.runs and (rows := loop.runs["sft"].rows("metrics.jsonl")):
+    if "sft" in runs and (rows := runs["sft"].rows("metrics.jsonl")):
         early.append(_imitation(rows))
-    if "reward" in loop.runs and (rows := loop.runs["reward"].rows("metrics.jsonl")):
+    if "reward" in runs and (rows := runs["reward"].rows("metrics.jsonl")):
         early += [_drawn(c, [("", "reward", _points(rows, "step", c.key))], "step") for c in REWARD_CURVES]
     if any(early):
         groups.append({"title": "Imitation (SFT) and reward model", "charts": [d for d in early if d]})
-    logs = {m: loop.runs[m].rows("metrics.jsonl") for m in ("ppo_ptx", "ppo") if m in loop.runs}
+    logs = {m: runs[m].rows("metrics.jsonl") for m in ("ppo_ptx", "ppo") if m in runs}
     if logs:
         drawn = [
             _drawn(c, [(name(m), m, _points(rows, "iteration", c.key)) for m, rows in logs.items()], "iteration")

@@ -37,17 +37,22 @@ def write_report(folder: Path) -> Path:
     return page
 
 
-def render(loop: Loop) -> str:
-    """The page as text."""
-    environment = Environment(
+def environment() -> Environment:
+    """The templates of reports: everything escaped, the house's way to write numbers."""
+    found = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"name": name, "percent": percent, "number": number, "clock": clock}
-    environment.globals["terms"] = TERMS
+    found.filters |= {"name": name, "percent": percent, "number": number, "clock": clock}
+    found.globals["terms"] = TERMS
+    return found
+
+
+def render(loop: Loop) -> str:
+    """The page as text."""
     workflow = _object(loop.info.get("workflow"))
     context = {
         "data": loop,
@@ -65,12 +70,12 @@ def render(loop: Loop) -> str:
         "ratings": exhibits.ratings(loop),
         "over": exhibits.overoptimisation(loop),
         "tax": exhibits.tax(loop),
-        "curves": curves(loop),
+        "curves": curves(loop.runs),
         "reward": exhibits.reward(loop),
         "samples": samples(loop),
         "made": made(loop),
     }
-    return environment.get_template("report.html").render(context)
+    return environment().get_template("report.html").render(context)
 
 
 def tiles(loop: Loop) -> list[Context]:

@@ -313,6 +313,35 @@ class LoopConfig:
     """Seed of everything random."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RoundConfig:
+    """Train one round of a studio on what people wrote and ranked, and prepare what they rank next."""
+
+    folder: Path
+    """The studio's folder; the round's data must lie in runs/round-N/data (the studio writes it)."""
+    number: int = 0
+    """Which round; 0 is the latest whose data is there."""
+    groups: tuple[str, ...] = ()
+    """Labeler groups whose rankings train; none named means all but the held-out labelers."""
+    k: int = 0
+    """Responses per prompt of the next ranking batch; 0 takes the studio's setting (paper: 4 to 9)."""
+    next_prompts: int = 30
+    """Prompts of the next ranking batch."""
+    judge_prompts: int = 12
+    """Held-out prompts that old and new policy answer for a blind comparison."""
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    """Compute type."""
+    seed: int = 1
+    """Seed of everything random."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "next_prompts", "judge_prompts")
+        if self.number < 0:
+            raise UserError(f"number must be 0 or more, got {self.number}")
+        if self.k and not 2 <= self.k <= MAX_RANKED:
+            raise UserError(f"k must be 2 to {MAX_RANKED}, got {self.k}")
+
+
 def _positive(config: object, *names: str) -> None:
     for name in names:
         if getattr(config, name) <= 0:

@@ -57,7 +57,7 @@ def evaluate(config: EvaluateConfig) -> Run:
     reward = Run.open(config.reward, "reward")
     lm = load(config.policy, trainable_layers=reward.config()["trainable_layers"], dtype=config.dtype)
     network = load_scalar(reward.model, lm)
-    scores = _scores(lm, network, prompts, answers)
+    scores = score_answers(lm, network, prompts, answers)
     (run.path / "answers.jsonl").unlink(missing_ok=True)
     for prompt in prompts:
         for model, response in answers[prompt.id].items():
@@ -90,7 +90,10 @@ def _answers(config: EvaluateConfig, workflow: Workflow) -> tuple[list[Prompt], 
 
 
 @torch.no_grad()
-def _scores(lm: Lm, network: ScalarHead, prompts: Sequence[Prompt], answers: Answers) -> dict[tuple[str, str], float]:
+def score_answers(
+    lm: Lm, network: ScalarHead, prompts: Sequence[Prompt], answers: Answers
+) -> dict[tuple[str, str], float]:
+    """The reward model's score of every answer, {(prompt id, model): score}."""
     keys = [(p, m) for p in prompts for m in answers[p.id]]
     found: list[float] = []
     for part in slices(len(keys), 64):

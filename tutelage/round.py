@@ -1,0 +1,299 @@
+"""One turn of a studio's loop: from what people wrote and ranked to a new policy, and to what they rank next.
+
+    demonstrations -> sft -> reward (rankings) -> ppo -> answers to judge blind, responses to rank next -> report
+
+Every round starts from the base model again, with all demonstrations and rankings so far. Without rankings the policy
+is the SFT model. Each stage is a page with a run folder of its own, so a stopped round goes on where it was; only
+round.json, written last, says that the round is whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tutelage import presets, roundfolder
+from tutelage.data.text import write_documentation
+from tutelage.pipeline import Fields, Stages
+from tutelage.presets import Recipe
+from tutelage.records import Prompt, Response, UserError, from_dict, read_records, write_json, write_text
+from tutelage.roundfolder import Plan
+from tutelage.run import Run
+from tutelage.settings import PpoConfig, RewardConfig, RoundConfig, SampleConfig, SftConfig
+from tutelage.studio.project import Settings, open_project
+
+OVERSAMPLED = 2
+"""Prompts answered for each that is chosen for the next ranking, where a reward model can choose."""
+
+Answers = dict[str, dict[str, Response]]
+"""{prompt id: {name: response}}."""
+
+
+@dataclass
+class Round:
+    """What the stages of one round share."""
+
+    config: RoundConfig
+    number: int
+    out: Path
+    settings: Settings
+    recipe: Recipe
+    plan: Plan
+    stages: Stages
+
+    def common(self, **fields: Any) -> Fields:
+        """Fields that every stage gets, and `fields` over them."""
+        return {"dtype": self.config.dtype, "seed": self.config.seed} | fields
+
+    def enter(self, name: str, line: str) -> None:
+        """Announce a stage, in the log and to whoever watches the folder."""
+        self.stages.enter(name, line)
+        found = {"stage": name, "line": line, "place": self.stages.done, "of": self.stages.total}
+        write_json(self.out / roundfolder.STAGE, found)
+
+    @property
+    def policy(self) -> str:
+        """The run folder of the newest policy."""
+        return "ppo_ptx" if self.plan.rankings else "sft"
+
+    @property
+    def before(self) -> tuple[str, Path] | None:
+        """The policy of the last finished round: its name in answers, and where it is."""
+        found = roundfolder.previous(self.config.folder, self.number)
+        if found is None:
+            return None
+        number, info = found
+        folder = roundfolder.round_folder(self.config.folder, number) / str(info["policy"])
+        return f"round-{number}/{info['policy']}", folder
+
+    @property
+    def newest(self) -> str:
+        """The new policy's name in answers."""
+        return f"round-{self.number}/{self.policy}"
+
+
+def train(config: RoundConfig) -> dict[str, Any]:
+    """Train a round, or go on with one; returns what round.json holds. Raises UserError."""
+    settings = open_project(config.folder).settings
+    number = config.number or _latest(config.folder)
+    try:
+        with FileLock(config.folder / "runs" / ".lock", blocking=False):
+            return _train(config, settings, number)
+    except Timeout:
+        raise UserError(f"{config.folder}: another round of this studio is training") from None
+
+
+def _train(config: RoundConfig, settings: Settings, number: int) -> dict[str, Any]:
+    out = roundfolder.round_folder(config.folder, number)
+    done = roundfolder.read_json(out / roundfolder.FINISHED)
+    if done is not None:
+        return done
+    plan = roundfolder.plan(out, config.groups, OVERSAMPLED * config.next_prompts)
+    total = 4 + (2 + bool(plan.folds) if plan.rankings else 0)
+    one = Round(config, number, out, settings, recipe_of(settings.preset, plan), plan, Stages(out, {}, total))
+
+    imitated = imitate(one)
+    judged = learn_reward(one, imitated) if plan.rankings else None
+    folds = check_reward(one, imitated) if plan.folds else []
+    if judged is not None:
+        optimise(one, imitated, judged)
+    answers = answer_held_out(one)
+    pool = answer_pool(one)
+    scores = score(one, imitated, judged, answers, pool) if judged is not None else None
+    return conclude(one, judged, folds, answers, pool, scores)
+
+
+def _latest(folder: Path) -> int:
+    found = [n for n in roundfolder.numbers(folder) if (roundfolder.round_folder(folder, n) / "data").is_dir()]
+    if not found:
+        raise UserError(f"{folder}: no round has data yet (runs/round-1/data); start one in the studio")
+    return found[-1]
+
+
+def recipe_of(preset: str, plan: Plan) -> Recipe:
+    """The recipe a studio's settings name. Raises UserError for an unknown one."""
+    if preset == "studio":
+        return presets.studio(plan.n_demonstrations, plan.n_ranked)
+    others = {"small": presets.small, "paper": presets.paper}
+    if preset not in others:
+        raise UserError(f"project.json: no preset {preset!r}; one of studio, {', '.join(others)}")
+    return others[preset]()
+
+
+# ---- the stages ------------------------------------------------------------------------------------------------
+
+
+def imitate(one: Round) -> Run:
+    """Step 1: SFT from the base model, on all demonstrations."""
+    from tutelage import sft
+
+    one.enter("sft", f"imitate {one.plan.n_demonstrations} demonstrations (SFT)")
+    fields = one.common(model=one.settings.model, demonstrations=one.plan.demonstrations, out=one.out / "sft")
+    run = sft.train(SftConfig(**fields | one.recipe.sft))
+    one.stages.leave(run.info["seconds"])
+    return run
+
+
+def learn_reward(one: Round, imitated: Run) -> Run:
+    """Step 2: the reward model, on the rankings of the chosen groups."""
+    from tutelage import reward
+
+    comparisons = one.plan.trained_on["rankings"]["comparisons"]
+    one.enter("reward", f"train the reward model on {comparisons} comparisons")
+    run = reward.train(_reward_config(one, imitated, one.plan.rankings, one.out / "reward"))
+    one.stages.leave(run.info["seconds"])
+    return run
+
+
+def check_reward(one: Round, imitated: Run) -> list[Run]:
+    """Reward models that each left out a part of the prompts: how right they are there. Only the pairs are kept."""
+    from tutelage import reward
+
+    one.enter("folds", f"check the reward model: {len(one.plan.folds)} others, each without a part of the prompts")
+    runs, seconds = [], 0.0
+    for rankings in one.plan.folds:
+        run = reward.train(_reward_config(one, imitated, rankings, one.out / "folds" / rankings.stem))
+        shutil.rmtree(run.model, ignore_errors=True)
+        runs.append(run)
+        seconds += run.info["seconds"]
+    one.stages.leave(seconds)
+    return runs
+
+
+def _reward_config(one: Round, imitated: Run, rankings: Path | None, out: Path) -> RewardConfig:
+    fields = one.common(model=str(imitated.path), rankings=rankings, out=out, groups=one.plan.groups)
+    return RewardConfig(**fields | {"demonstrations": one.plan.demonstrations} | one.recipe.reward)
+
+
+def optimise(one: Round, imitated: Run, judged: Run) -> None:
+    """Step 3: PPO-ptx from the SFT model against the reward model."""
+    from tutelage import ppo
+
+    one.enter("ppo_ptx", "optimise the policy against the reward model (PPO-ptx)")
+    text, _ = write_documentation(one.config.folder / "runs" / "text")
+    fields = one.common(policy=imitated.path, reward=judged.path, prompts=one.plan.prompts, out=one.out / "ppo_ptx")
+    fields |= {"pretraining": text, "max_response_tokens": one.settings.max_response_tokens}
+    run = ppo.train(PpoConfig(**fields | one.recipe.ppo))
+    one.stages.leave(run.info["seconds"])
+
+
+def sources(one: Round) -> dict[str, str]:
+    """Every model that is compared, by its name in answers, oldest first, and where it is."""
+    found = {"base": one.settings.model}
+    if one.before is not None:
+        found[one.before[0]] = str(one.before[1])
+    names = dict.fromkeys(("sft", one.policy))
+    return found | {f"round-{one.number}/{name}": str(one.out / name) for name in names}
+
+
+def answer_held_out(one: Round) -> list[Run]:
+    """Base, old policy, SFT and new policy answer held-out prompts, once each, at temperature 1."""
+    prompts = read_records(Prompt, one.plan.heldout)
+    count = min(len(prompts), one.config.judge_prompts)
+    one.enter("answers", f"old and new policy answer {count} held-out prompts")
+    runs = []
+    for name, source in sources(one).items() if prompts else ():
+        out = one.out / "answers" / name.replace("/", "-")
+        runs.append(_sample(one, source, one.plan.heldout, out, name, k=1, limit=count, temperatures=(1.0,)))
+    one.stages.leave()
+    return runs
+
+
+def answer_pool(one: Round) -> Run:
+    """The new policy answers the prompts from which the next ones to rank are chosen, K responses each."""
+    prompts = len(read_records(Prompt, one.plan.pool))
+    count = prompts if one.plan.rankings else min(prompts, one.config.next_prompts)
+    k = one.config.k or one.settings.k
+    one.enter("next", f"the new policy gives {k} responses to {count} prompts, to be ranked next")
+    source, name = str(one.out / one.policy), one.newest
+    # Another seed each round: a prompt that comes back gets other responses.
+    seed = one.config.seed + 1000 * one.number
+    run = _sample(one, source, one.plan.pool, one.out / "samples", name, k=k, limit=count, seed=seed)
+    one.stages.leave(run.info["seconds"])
+    return run
+
+
+def _sample(one: Round, model: str, prompts: Path, out: Path, name: str, **changes: Any) -> Run:
+    from tutelage import sample
+
+    fields = one.common(model=model, prompts=prompts, out=out, name=name, split="all")
+    fields |= {"max_response_tokens": one.settings.max_response_tokens}
+    return sample.sample(SampleConfig(**fields | one.recipe.sample | changes))
+
+
+# ---- what came of it -------------------------------------------------------------------------------------------
+
+
+def given(runs: list[Run]) -> Answers:
+    """The responses of samples runs: by model, or by model and k where there are several to a prompt."""
+    found: Answers = {}
+    for run in runs:
+        for row in run.rows("samples.jsonl"):
+            response = from_dict(Response, row["response"])
+            name = f"{response.model}/{row['k']}" if run.config()["k"] > 1 else response.model
+            found.setdefault(row["prompt_id"], {})[name] = response
+    return found
+
+
+def score(one: Round, imitated: Run, judged: Run, answers: list[Run], pool: Run) -> dict[tuple[str, str], float]:
+    """The reward model's score of every answer and of every response in the pool, by (prompt id, name)."""
+    from tutelage.evaluate.judge import score_answers
+    from tutelage.model import load
+    from tutelage.scalar import load_scalar
+
+    lm = load(str(imitated.path), trainable_layers=judged.config()["trainable_layers"], dtype=one.config.dtype)
+    network = load_scalar(judged.model, lm)
+    scores: dict[tuple[str, str], float] = {}
+    for runs, path in ((answers, one.plan.heldout), ([pool], one.plan.pool)):
+        said = given(runs)
+        prompts = [p for p in read_records(Prompt, path) if p.id in said]
+        scores |= score_answers(lm, network, prompts, said)
+    return scores
+
+
+def conclude(
+    one: Round,
+    judged: Run | None,
+    folds: list[Run],
+    answers: list[Run],
+    pool: Run,
+    scores: dict[tuple[str, str], float] | None,
+) -> dict[str, Any]:
+    """Write next.jsonl, judge.jsonl, the report and, last, round.json."""
+    from tutelage import roundresult
+    from tutelage.roundreport import render_round
+
+    one.enter("report", "write down what it was trained on and what changed")
+    said, offered = given(answers), given([pool])
+    heldout = [p for p in read_records(Prompt, one.plan.heldout) if p.id in said]
+    asked = [p for p in read_records(Prompt, one.plan.pool) if p.id in offered]
+    spread = roundresult.spreads(asked, offered, scores)
+    chosen = roundfolder.most_spread(asked, spread, one.config.next_prompts) if spread else asked
+    roundresult.write_items(one.out / roundfolder.NEXT, chosen, offered, spread)
+    roundresult.write_items(one.out / roundfolder.JUDGE, heldout, said, {})
+    one.stages.leave()
+    one.stages.seconds["total"] = round(sum(one.stages.seconds.values()), 1)
+    before = one.before
+    found: dict[str, Any] = {
+        "round": one.number,
+        "policy": one.policy,
+        "newest": one.newest,
+        "previous": before[0] if before else None,
+        "model": one.settings.model,
+        "preset": one.recipe.name,
+        "seed": one.config.seed,
+        "trained_on": one.plan.trained_on,
+        "reward_model": roundresult.accuracy(judged, folds, one.plan) if judged is not None else None,
+        "ppo": Run.open(one.out / "ppo_ptx", "ppo").result if judged is not None else None,
+        "answers": roundresult.answers(heldout, said, scores),
+        "score_change": roundresult.change(heldout, scores, one.newest, before[0] if before else "base"),
+        "next": roundresult.chosen(chosen, len(asked), spread, one.config.k or one.settings.k),
+        "seconds": one.stages.seconds,
+    }
+    write_text(one.out / "report.html", render_round(one.out, found))
+    write_json(one.out / roundfolder.FINISHED, found)
+    return found

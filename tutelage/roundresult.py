@@ -1,0 +1,119 @@
+"""What a round's numbers are, with intervals where one can be given and nothing where there is too little. No torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tutelage.evaluate.calibration import ScoredPair, calibrate
+from tutelage.evaluate.intervals import clustered_mean
+from tutelage.evaluate.text import describe
+from tutelage.records import Prompt, Response, to_dict, write_text
+from tutelage.roundfolder import Plan
+from tutelage.run import Run
+
+FEWEST = 5
+"""Prompts below which no interval is given: resampling so few says nothing."""
+
+Answers = Mapping[str, Mapping[str, Response]]
+Scores = Mapping[tuple[str, str], float]
+
+
+def spreads(prompts: Sequence[Prompt], offered: Answers, scores: Scores | None) -> dict[str, float]:
+    """Standard deviation of the scores of each prompt's responses; empty without a reward model."""
+    if scores is None:
+        return {}
+    return {p.id: statistics.pstdev([scores[p.id, name] for name in offered[p.id]]) for p in prompts}
+
+
+def write_items(path: Path, prompts: Sequence[Prompt], said: Answers, spread: Mapping[str, float]) -> None:
+    """One line per prompt: {"prompt_id", "prompt", "use_case", "spread", "responses": [Response, ...]}."""
+    rows = [
+        {
+            "prompt_id": p.id,
+            "prompt": p.text,
+            "use_case": p.use_case,
+            "spread": round(spread[p.id], 4) if p.id in spread else None,
+            "responses": [to_dict(r) for r in said[p.id].values()],
+        }
+        for p in prompts
+    ]
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def accuracy(judged: Run, folds: Sequence[Run], plan: Plan) -> dict[str, Any]:
+    """How often the reward model is right on pairs it has not seen: {"accuracy", "pairs", "measured", "note"}.
+
+    accuracy is an interval over prompts, or None where it is not claimed; by groups that trained.
+    """
+    sources = folds if plan.measured == "cross-validation" else [judged] if plan.measured == "held-out prompts" else []
+    rows = [row for run in sources for row in run.rows("pairs.jsonl") if row["group"] == "training"]
+    pairs = [ScoredPair(r["prompt_id"], r["difference"], r["preferred"] == 1.0) for r in rows]
+    prompts = len({p.prompt_id for p in pairs})
+    found = calibrate(pairs).accuracy.to_dict() if prompts >= FEWEST else None
+    return {
+        "measured": plan.measured if found else "not",
+        "accuracy": found,
+        "pairs": len(pairs),
+        "prompts": plan.n_ranked,
+        "note": _note(plan, found is not None),
+    }
+
+
+def _note(plan: Plan, known: bool) -> str:
+    if not known:
+        return (
+            f"{plan.n_ranked} ranked prompts are too few to put some aside: all of them trained the reward model, and "
+            "how right it is on others is not known."
+        )
+    if plan.measured == "cross-validation":
+        return (
+            f"Too few rankings to put some aside, so all of them trained the reward model. The accuracy is that of "
+            f"{len(plan.folds)} others, each trained without a part of the prompts and measured on that part."
+        )
+    return "Measured on prompts whose rankings trained nothing."
+
+
+def answers(prompts: Sequence[Prompt], said: Answers, scores: Scores | None) -> dict[str, Any]:
+    """Per model: mean score with its interval (None without a reward model), tokens, share that ended by itself."""
+    names = list(dict.fromkeys(name for p in prompts for name in said[p.id]))
+    found = {}
+    for name in names:
+        own = [p.id for p in prompts if name in said[p.id]]
+        stats = describe([said[key][name] for key in own])
+        found[name] = {
+            "n": len(own),
+            "score": mean({key: scores[key, name] for key in own}) if scores is not None else None,
+            "length": round(stats.tokens, 2),
+            "ended": round(stats.ended, 4),
+        }
+    return found
+
+
+def change(prompts: Sequence[Prompt], scores: Scores | None, new: str, old: str) -> dict[str, Any] | None:
+    """New policy's score minus the old one's, prompt by prompt; None without a reward model or without both."""
+    if scores is None:
+        return None
+    both = {p.id: scores[p.id, new] - scores[p.id, old] for p in prompts if {(p.id, new), (p.id, old)} <= scores.keys()}
+    return (mean(both) or {}) | {"new": new, "old": old} if both else None
+
+
+def mean(values: Mapping[str, float]) -> dict[str, Any] | None:
+    """{"value", "low", "high", "n"} of one number per prompt; low and high are None where there are too few."""
+    if not values:
+        return None
+    if len(values) < FEWEST or len(set(values.values())) == 1:
+        return {"value": statistics.fmean(values.values()), "low": None, "high": None, "n": len(values)}
+    return clustered_mean(values.items(), bounds=(-math.inf, math.inf)).to_dict()
+
+
+def chosen(prompts: Sequence[Prompt], asked: int, spread: Mapping[str, float], k: int) -> dict[str, Any]:
+    """How the next prompts were chosen, and how many of each use case."""
+    by = "spread of the reward model's scores, with a quota per use case" if spread else "turn, over the use cases"
+    cases = Counter(p.use_case for p in prompts)
+    return {"prompts": len(prompts), "k": k, "of": asked, "by": by, "use_cases": dict(sorted(cases.items()))}
