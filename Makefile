@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CORE := .venv/.installed
+STUDIO := .venv/.installed-studio
 DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format bench clean
+.PHONY: help install demo studio test test-slow check format bench clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target words; do printf '%-18s %s\n' "$$target" "$$words"; done
@@ -14,6 +15,10 @@ install: $(CORE) ## make .venv with the pinned packages (again only when their l
 
 demo: $(CORE) ## the whole loop on the embedded workflow, offline after the first fetch; ends with a report
 	$(BIN)/tutelage demo
+
+studio: $(STUDIO) ## open a studio on the embedded workflow in runs/studio: write, rank, train
+	@test -f runs/studio/project.json || $(BIN)/tutelage init runs/studio --from support
+	$(BIN)/tutelage studio runs/studio
 
 test: $(DEV) ## the fast tests
 	$(BIN)/python -m pytest -m "not slow"
@@ -45,6 +50,10 @@ $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable .
 	@touch $@
 
-$(DEV): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev,parquet]'
+$(STUDIO): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[studio]'
 	@touch $(CORE) $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev,parquet,studio,postgres]'
+	@touch $(CORE) $(STUDIO) $@

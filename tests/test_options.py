@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tutelage import cli, settings
+from tutelage.studio import commands
 
 OPTIONS = {
     "SftConfig": """
@@ -38,12 +39,20 @@ OPTIONS = {
         max_response_tokens dtype seed
     """,
     "LoopConfig": "workflow out model preset with_ppo test_limit dtype seed",
+    "RoundConfig": "folder number groups k next_prompts judge_prompts dtype seed",
     "FetchWords": "name accept_license",
     "ReportWords": "folder",
     "CompareWords": "runs prompt temperature seed",
     "ChatWords": "run temperature seed",
     "DoctorWords": "run json",
     "AddWords": "folder file",
+    "InitWords": "folder source name model",
+    "StudioWords": "folder host port no_browser database",
+    "AccountWords": "folder name role team reset database",
+    "BackupWords": "folder file database",
+    "RestoreWords": "folder file database",
+    "CheckWords": "folder database",
+    "ExportWords": "folder out labels groups seed database",
 }
 
 
@@ -52,7 +61,7 @@ def kinds(module: ModuleType) -> dict[str, type[Any]]:
     return {name: kind for name, kind in found if kind.__module__ == module.__name__}
 
 
-KINDS = kinds(settings) | kinds(cli)
+KINDS = kinds(settings) | kinds(cli) | kinds(commands)
 
 
 def test_no_command_came_or_went_unseen() -> None:

@@ -62,9 +62,14 @@ TORCH_FREE = (
 
 @functools.cache
 def modules() -> dict[str, Path]:
-    """Every module of the package by its short name; the package itself is ""."""
+    """Every module of the package by its short name; the package itself is "".
+
+    Migrations are none: Alembic runs these files by path, and each stays as it was when its schema was released.
+    """
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
+        if "migrations" in path.parts:
+            continue
         parts = path.relative_to(PACKAGE).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found

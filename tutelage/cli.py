@@ -15,6 +15,7 @@ from typing import Any
 
 from tutelage import __version__, config, settings
 from tutelage.records import UserError
+from tutelage.studio import commands
 
 Words = list[str]
 
@@ -193,6 +194,32 @@ def _positional(words: Words, *names: str) -> Words:
     return [w for pair in zip(names, lead, strict=False) for w in pair] + rest
 
 
+def round_(words: Words) -> int:
+    """Train a round of a studio, then say where to look."""
+    parsed = config.parse(settings.RoundConfig, _positional(words, "--folder"), "tutelage round")
+    import signal
+
+    from tutelage import round as page
+    from tutelage.roundfolder import round_folder
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+    found = page.train(parsed)
+    out = round_folder(parsed.folder, found["round"])
+    print(f"new policy   {out / found['policy']}\nreport       {out / 'report.html'}")
+    print(f"next         {found['next']['prompts']} prompts to rank, in {out / 'next.jsonl'}")
+    return 0
+
+
+def _studio(run: Callable[[Any], int], kind: type[Any], name: str, *bare: str) -> Callable[[Words], int]:
+    """A command of the studio: parses `kind`, leading bare words being the options named."""
+
+    def command(words: Words) -> int:
+        words = ["--source" + w.removeprefix("--from") if w.split("=")[0] == "--from" else w for w in words]
+        return run(config.parse(kind, _positional(words, *bare), f"tutelage {name}"))
+
+    return command
+
+
 COMMANDS: dict[str, tuple[str, Callable[[Words], int]]] = {
     "demo": ("the whole loop on an embedded workflow, simulated labelers, offline; ends with a report", demo),
     "fetch": ("put an embedded base model into the cache", fetch),
@@ -208,6 +235,35 @@ COMMANDS: dict[str, tuple[str, Callable[[Words], int]]] = {
     "evaluate": (
         "held-out labelers compare models",
         _stage("tutelage.evaluate.judge", "evaluate", settings.EvaluateConfig, "evaluate"),
+    ),
+    "init": (
+        "make a studio: the folder where people's feedback is collected",
+        _studio(commands.init, commands.InitWords, "init", "--folder"),
+    ),
+    "studio": (
+        "open a studio in the browser: write, rank, train",
+        _studio(commands.studio, commands.StudioWords, "studio", "--folder"),
+    ),
+    "account": (
+        "make a studio's account, or give one a new password",
+        _studio(commands.account, commands.AccountWords, "account", "--folder", "--name"),
+    ),
+    "round": ("the next turn of a studio's loop: train on what people wrote and ranked", round_),
+    "export": (
+        "write what people gave as a data set",
+        _studio(commands.export, commands.ExportWords, "export", "--folder", "--out"),
+    ),
+    "backup": (
+        "write a copy of a studio's database",
+        _studio(commands.backup, commands.BackupWords, "backup", "--folder", "--file"),
+    ),
+    "restore": (
+        "bring a copy back",
+        _studio(commands.restore, commands.RestoreWords, "restore", "--folder", "--file"),
+    ),
+    "check": (
+        "look whether a studio's database is sound",
+        _studio(commands.check, commands.CheckWords, "check", "--folder"),
     ),
     "report": ("write report.html of a finished loop", report),
     "compare": ("your prompt, answered side by side", compare),

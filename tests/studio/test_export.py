@@ -1,0 +1,270 @@
+"""What goes out: complete, the same bytes for the same database, nothing that was not asked for, fast enough."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from conftest import Visit
+from made_studio import Made, ranking
+
+from tutelage.data import sources
+from tutelage.records import Demonstration, Prompt, Ranking, UserError, read_records
+from tutelage.studio import intake, queue
+from tutelage.studio.export import export, shuffled, write_round_data
+from tutelage.studio.harvest import pseudonym
+from tutelage.studio.ids import new_id
+from tutelage.studio.project import init
+from tutelage.studio.schema import actions, answers, votes
+from tutelage.studio.store import Store
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "studio_export.py"
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def rows(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def worked(made: Made, store: Store) -> dict[str, str]:
+    """A studio where two groups ranked and wrote, one best response was edited, and a held-out labeler judged."""
+    one = made.account("labeler", name="One")
+    two = made.account("labeler", name="Two", team="north")
+    out = made.account("heldout", name="Out")
+    made.filled("compare", 2, overlap=2, k=3)
+    made.answer(one.id, body=ranking(3, [1, 2, 2]) | {"edited": "The sea, I said, is wide."})
+    made.answer(one.id, body=ranking(3, [2, 1, 3]))
+    made.answer(two.id, body=ranking(3, [1, 1, 1]))
+    made.filled("judge", 1, k=2)
+    made.answer(out.id, "judge", ranking(2))
+    made.filled("demonstrate", 2)
+    made.answer(two.id, "demonstrate")
+    made.answer(one.id, "demonstrate")
+    return {"one": one.id, "two": two.id, "out": out.id}
+
+
+def test_everything_goes_out_as_records(store: Store, worked: dict[str, str], tmp_path: Path) -> None:
+    counts = export(store, tmp_path / "out")
+    rankings = read_records(Ranking, tmp_path / "out" / "rankings.jsonl")
+    demonstrations = read_records(Demonstration, tmp_path / "out" / "demonstrations.jsonl")
+    prompts = read_records(Prompt, tmp_path / "out" / "prompts.jsonl")
+    pairs = rows(tmp_path / "out" / "preferences.jsonl")
+    assert counts == {
+        "prompts": len(prompts),
+        "demonstrations": len(demonstrations),
+        "edited": 1,
+        "rankings": len(rankings),
+        "comparisons": len(pairs),
+        "ties": 4,
+        "labelers": 2,
+    }
+    assert (len(prompts), len(demonstrations), len(rankings), len(pairs)) == (5, 3, 3, 5)
+    assert {r.labeler for r in rankings} == {pseudonym(worked["one"]), pseudonym(worked["two"])}
+    assert {(r.labeler, r.group) for r in rankings} == {
+        (pseudonym(worked["one"]), "training"),
+        (pseudonym(worked["two"]), "north"),
+    }
+    assert [d.response for d in demonstrations if d.id.endswith("-edited")] == ["The sea, I said, is wide."]
+    text = " ".join(path.read_text() for path in (tmp_path / "out").glob("*.jsonl"))
+    for account in worked.values():
+        assert account not in text
+    assert "Two" not in text
+
+
+def test_pairs_of_one_item_share_their_group(store: Store, worked: dict[str, str], tmp_path: Path) -> None:
+    export(store, tmp_path)
+    pairs = rows(tmp_path / "preferences.jsonl")
+    groups: dict[str, set[str]] = {}
+    for pair in pairs:
+        groups.setdefault(pair["group_id"], set()).add(pair["prompt_id"])
+    assert all(len(prompts) == 1 for prompts in groups.values())
+    assert sorted(sum(pair["group_id"] == name for pair in pairs) for name in groups) == [2, 3]
+    assert sources.load(tmp_path / "preferences.jsonl").shape == "TRL preference"  # ours come back in
+
+
+def test_parquet_holds_the_same_rows(store: Store, worked: dict[str, str], tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    export(store, tmp_path)
+    for name in ("preferences", "demonstrations"):
+        assert parquet.read_table(tmp_path / f"{name}.parquet").to_pylist() == rows(tmp_path / f"{name}.jsonl")
+
+
+def test_the_same_database_and_seed_give_the_same_bytes(store: Store, made: Made, tmp_path: Path) -> None:
+    labeler = made.account()
+    made.filled("compare", 12)
+    while made.answer(labeler.id):
+        pass
+    export(store, tmp_path / "one", seed=1)
+    export(store, tmp_path / "two", seed=1)
+    export(store, tmp_path / "three", seed=2)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    first, other = ((tmp_path / name / "rankings.jsonl").read_text().splitlines() for name in ("one", "three"))
+    assert first != other
+    assert sorted(first) == sorted(other)
+    export(store, tmp_path / "one", seed=2)  # over an older export
+    assert digests(tmp_path / "one") == digests(tmp_path / "three")
+
+
+def test_one_more_answer_moves_no_other() -> None:
+    ids = [f"id-{n}" for n in range(100)]
+    before = shuffled(ids, 7)
+    after = shuffled([*ids, "new"], 7)
+    assert [name for name in after if name != "new"] == before != ids
+
+
+def test_judgements_go_out_only_when_asked_for(store: Store, worked: dict[str, str], tmp_path: Path) -> None:
+    export(store, tmp_path / "both", kinds=("compare", "judge"))
+    export(store, tmp_path / "judge", kinds=("judge",))
+    assert len(rows(tmp_path / "both" / "rankings.jsonl")) == 4
+    (judged,) = rows(tmp_path / "judge" / "rankings.jsonl")
+    assert (judged["labeler"], judged["group"]) == (pseudonym(worked["out"]), "heldout")
+
+
+def test_a_group_alone(store: Store, worked: dict[str, str], tmp_path: Path) -> None:
+    counts = export(store, tmp_path, teams=("north",))
+    assert (counts["rankings"], counts["demonstrations"], counts["labelers"]) == (1, 1, 1)
+    assert "north" in (tmp_path / "README.md").read_text()
+
+
+def test_votes_go_out_only_when_asked_for(store: Store, worked: dict[str, str], tmp_path: Path) -> None:
+    now = store.clock()
+    with store.write() as tx:
+        answer = {"model": "sft", "text": "Secret vote", "score": 0.1, "tokens": 3}
+        row = {"id": new_id(now), "account_id": worked["one"], "prompt": "Hm", "answers": [answer, answer], "best": 0}
+        tx.execute(votes.insert().values(**row, created=now))
+    export(store, tmp_path / "plain")
+    assert not any(b"Secret vote" in path.read_bytes() for path in (tmp_path / "plain").iterdir())
+    assert export(store, tmp_path / "asked", playground=True)["votes"] == 1
+    (vote,) = rows(tmp_path / "asked" / "votes.jsonl")
+    assert vote["labeler"] == pseudonym(worked["one"])
+    assert "Secret vote" not in (tmp_path / "asked" / "rankings.jsonl").read_text()
+
+
+def test_the_latest_revision_counts_and_the_audit_log_agrees(store: Store, made: Made, tmp_path: Path) -> None:
+    labeler = made.account()
+    made.filled("compare", 3, k=2)
+    task = queue.claim(store, labeler.id, "compare")
+    assert task is not None
+    queue.submit(store, labeler.id, task, made.key(), ranking(2, [1, 2]), 5.0)
+    queue.submit(store, labeler.id, task, made.key(), ranking(2, [2, 1]), 5.0)
+    made.answer(labeler.id)
+    counts = export(store, tmp_path)
+    assert counts["rankings"] == 2
+    assert sorted(row["ranks"] for row in rows(tmp_path / "rankings.jsonl")) == [[1, 2], [2, 1]]
+    with store.read() as tx:
+        logged = dict(tx.execute(sa.select(actions.c.what, sa.func.count()).group_by(actions.c.what)).all())
+        held = tx.execute(sa.select(sa.func.count()).select_from(answers)).scalar_one()
+    assert (logged["submit"], logged["revise"], held) == (2, 1, 3)
+
+
+def test_an_answer_the_audit_log_does_not_know_stops_the_export(store: Store, made: Made, tmp_path: Path) -> None:
+    labeler = made.account()
+    made.filled("compare", 1)
+    made.answer(labeler.id)
+    with store.write() as tx:
+        queue.log(tx, store.clock(), labeler.id, "submit", "an answer that is not there")
+    with pytest.raises(UserError, match="the audit log tells of 2 answers"):
+        export(store, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_empty_studio_goes_out_too(store: Store, tmp_path: Path) -> None:
+    counts = export(store, tmp_path)
+    assert not any(counts.values())
+    assert "0 prompts" in (tmp_path / "README.md").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_said(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/out: cannot be written"):
+        export(store, tmp_path / "file" / "out")
+
+
+def test_round_data_trains_and_nothing_else(store: Store, worked: dict[str, str], tmp_path: Path) -> None:
+    found = write_round_data(store, tmp_path)
+    assert set(found) == {"prompts", "demonstrations", "rankings"}
+    assert len(read_records(Ranking, found["rankings"])) == 3
+    assert len(read_records(Demonstration, found["demonstrations"])) == 3
+    assert len(read_records(Prompt, found["prompts"])) == 5
+    north = write_round_data(store, tmp_path, teams=["north"])
+    assert {r.group for r in read_records(Ranking, north["rankings"])} == {"north"}
+    assert len(read_records(Demonstration, north["demonstrations"])) == 2  # everybody's, but not the edit of a ranking
+
+
+def test_what_goes_out_comes_in_again(store: Store, made: Made, worked: dict[str, str], tmp_path: Path) -> None:
+    """Import of our own export into the same studio adds no prompt, and the rankings once."""
+    export(store, tmp_path / "out")
+    admin = made.account("admin")
+    content = (tmp_path / "out" / "rankings.jsonl").read_bytes()
+    done = intake.bring_in(store, admin, "rankings.jsonl", content)
+    assert done.kept == 0
+    assert export(store, tmp_path / "again")["rankings"] == 6
+
+
+def test_an_embedded_workflow_goes_out_as_it_came_in(store: Store, tmp_path: Path) -> None:
+    project = init(tmp_path / "support", source="support")
+    intake.first_fill(store, project)
+    found = write_round_data(store, tmp_path / "round")
+    came, went = (
+        sorted(read_records(Prompt, path), key=lambda p: p.id)
+        for path in (project.folder / "prompts.jsonl", found["prompts"])
+    )
+    assert went == came
+    texts = [
+        sorted((d.prompt_id, d.response, d.split) for d in read_records(Demonstration, path))
+        for path in (project.folder / "demonstrations.jsonl", found["demonstrations"])
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_the_download_is_one_archive(worked: dict[str, str], visit: Visit) -> None:
+    admin = visit("admin")
+    first = admin.get("/batches/export.zip")
+    assert first.status_code == 200
+    with zipfile.ZipFile(io.BytesIO(first.content)) as packed:
+        assert {"prompts.jsonl", "rankings.jsonl", "preferences.jsonl", "README.md"} <= set(packed.namelist())
+        assert "votes.jsonl" not in packed.namelist()
+        assert len(packed.read("rankings.jsonl").splitlines()) == 3
+    assert admin.get("/batches/export.zip").content == first.content
+    group = admin.get("/batches/export.zip", params={"team": "north", "what": "both", "votes": "true"})
+    with zipfile.ZipFile(io.BytesIO(group.content)) as packed:
+        assert len(packed.read("rankings.jsonl").splitlines()) == 1
+        assert "votes.jsonl" in packed.namelist()
+
+
+def measured(comparisons: int, k: int) -> dict[str, Any]:
+    words = [sys.executable, str(BENCHMARK), "--json", "--twice", "1", "--comparisons", str(comparisons), "--k", str(k)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_a_small_export_is_quick_and_small() -> None:
+    found = measured(3_000, 2)
+    assert found["counts"]["comparisons"] == 3_000
+    assert found["same_bytes"]
+    assert found["processor"] < 6
+    assert found["peak_bytes"] < 200 * 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_fifty_thousand_comparisons() -> None:
+    """In seconds of a processor, which other work on the machine stretches less than the clock's."""
+    found = measured(50_000, 2)
+    assert found["counts"]["comparisons"] == 50_000
+    assert found["same_bytes"]
+    assert found["processor"] < 10
+    assert found["peak_bytes"] < 200 * 2**20

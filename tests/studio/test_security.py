@@ -1,0 +1,286 @@
+"""What stands before every request: origin, size, headers, cookies, the first account, guessed passwords."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+
+import pytest
+import sqlalchemy as sa
+from fastapi import FastAPI
+from made_studio import PASSWORD, Made
+from starlette.testclient import TestClient
+
+from tutelage.records import UserError
+from tutelage.studio import accounts, security, server
+from tutelage.studio.accounts import Account
+from tutelage.studio.app import COOKIE, build
+from tutelage.studio.project import Project
+from tutelage.studio.schema import actions
+from tutelage.studio.store import Store, Unavailable
+
+Visit = Callable[[str | Account], TestClient]
+
+# ---- where a request comes from --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "let_in"),
+    [
+        ({}, True),  # no browser: curl, a script
+        ({"Sec-Fetch-Site": "same-origin"}, True),
+        ({"Sec-Fetch-Site": "none"}, True),
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost:8400"}, False),
+        ({"Origin": "http://localhost:8400"}, True),
+        ({"Origin": "https://localhost:8400"}, True),  # behind a proxy that speaks https
+        ({"Origin": "http://localhost:9999"}, False),
+        ({"Origin": "http://evil.example"}, False),
+        ({"Origin": "null"}, False),
+        ({"Origin": "http://[evil"}, False),
+    ],
+)
+def test_only_our_own_pages_may_change_something(visit: Visit, headers: dict[str, str], let_in: bool) -> None:
+    me = visit("labeler")
+    found = me.post("/next/compare", headers=headers, follow_redirects=False)
+    assert found.status_code == (303 if let_in else 403), found.text
+    assert me.get("/", headers=headers).status_code == 200, "reading changes nothing"
+
+
+def test_a_page_of_another_site_cannot_log_anybody_out(visit: Visit) -> None:
+    me = visit("labeler")
+    assert me.post("/logout", headers={"Origin": "http://evil.example"}).status_code == 403
+    assert me.get("/", follow_redirects=False).status_code == 200
+
+
+# ---- the size of a request -------------------------------------------------------------------------------------
+
+
+def test_a_body_that_says_it_is_too_large_is_refused(client: TestClient) -> None:
+    found = client.post("/login", headers={"Content-Length": str(security.LARGEST + 1)}, content=b"x")
+    assert (found.status_code, found.json()["problem"]) == (413, "more than 32 MB at once")
+
+
+@pytest.mark.parametrize("path", ["/login", "/api/task/x/submit"])
+def test_a_body_that_does_not_say_so_is_refused_when_it_is(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(security, "LARGEST", 10_000)
+
+    def long() -> Iterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 1000
+
+    kind = "application/json" if path.startswith("/api") else "application/x-www-form-urlencoded"
+    found = visit("labeler").post(path, content=long(), headers={"Content-Type": kind})
+    assert found.status_code == 413
+
+
+@pytest.mark.parametrize("length", ["words", "-1", "9" * 5000])
+def test_a_length_that_is_none_breaks_nothing(client: TestClient, length: str) -> None:
+    assert client.post("/login", headers={"Content-Length": length}, content=b"x").status_code < 500
+
+
+# ---- headers ---------------------------------------------------------------------------------------------------
+
+PAGES = ("/login", "/", "/guidelines", "/nothing-here", "/static/style.css", "/join/none", "/setup", "/task/none")
+
+
+@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("role", ["", "labeler", "admin"])
+def test_every_answer_carries_the_headers(client: TestClient, visit: Visit, path: str, role: str) -> None:
+    found = (visit(role) if role else client).get(path, follow_redirects=False)
+    policy = found.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "script-src 'self'" in policy
+    assert "unsafe" not in policy and "http:" not in policy and "https:" not in policy and "*" not in policy
+    for directive in ("frame-ancestors 'none'", "base-uri 'none'", "form-action 'self'"):
+        assert directive in policy
+    assert found.headers["x-content-type-options"] == "nosniff"
+    assert found.headers["referrer-policy"] == "same-origin"
+    if not path.startswith("/static"):
+        assert found.headers["cache-control"] == "no-store"
+
+
+def test_refused_and_broken_requests_carry_them_too(
+    app: FastAPI, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = client.post("/login", headers={"Origin": "http://evil.example"})
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a mistake of ours, about a secret")
+
+    monkeypatch.setattr(accounts, "any_account", broken)
+    failed = TestClient(app, raise_server_exceptions=False).get("/login")
+    assert (refused.status_code, failed.status_code) == (403, 500)
+    for found in (refused, failed):
+        assert "default-src 'none'" in found.headers["content-security-policy"]
+    assert "secret" not in failed.text and "Traceback" not in failed.text
+
+
+def test_a_database_that_is_away_is_one_line(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise Unavailable("the database cannot be used just now (disk is full); nothing was saved")
+
+    monkeypatch.setattr(accounts, "any_account", away)
+    found = client.get("/login", headers={"Accept": "application/json"})
+    assert (found.status_code, found.json()["problem"].split(" (")[0]) == (503, "the database cannot be used just now")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nothing", 404), ("DELETE", "/login", 405), ("GET", "/static/../app.py", 404)],
+)
+def test_addresses_that_are_none_say_so_on_a_page_of_ours(
+    client: TestClient, method: str, path: str, status: int
+) -> None:
+    found = client.request(method, path)
+    assert found.status_code == status
+    assert "That did not work" in found.text and "Traceback" not in found.text
+
+
+# ---- cookies ---------------------------------------------------------------------------------------------------
+
+
+def log_in(client: TestClient, name: str, password: str = PASSWORD, **headers: str) -> object:
+    return client.post("/login", data={"name": name, "password": password}, headers=headers, follow_redirects=False)
+
+
+def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(client: TestClient, made: Made) -> None:
+    me = made.account()
+    plain = log_in(client, me.name).headers["set-cookie"]
+    assert "HttpOnly" in plain and "SameSite=lax" in plain and "Secure" not in plain and "Path=/" in plain
+    proxied = log_in(client, me.name, **{"X-Forwarded-Proto": "https"}).headers["set-cookie"]
+    assert "Secure" in proxied
+
+
+def test_each_login_is_a_session_of_its_own(client: TestClient, made: Made, store: Store) -> None:
+    me = made.account()
+    tokens = {log_in(client, me.name).cookies[COOKIE] for _ in range(2)}
+    assert len(tokens) == 2 and all(accounts.account_of(store, t) == me for t in tokens)
+
+
+def test_logging_out_ends_the_session_on_the_server(visit: Visit, store: Store) -> None:
+    me = visit("labeler")
+    token = me.cookies[COOKIE]
+    me.post("/logout")
+    assert accounts.account_of(store, token) is None
+
+
+def test_a_session_that_ended_sends_a_person_to_the_login_and_tells_a_script(visit: Visit, store: Store) -> None:
+    me = visit("labeler")
+    accounts.logout(store, me.cookies[COOKIE])
+    person = me.post("/next/compare", follow_redirects=False)
+    assert (person.status_code, person.headers["location"]) == (303, "/login")
+    script = me.put("/api/task/x/draft", json={})
+    assert script.status_code == 401 and "logged out" in script.json()["problem"]
+
+
+# ---- guessing --------------------------------------------------------------------------------------------------
+
+
+def test_ten_wrong_passwords_are_enough_for_a_minute(client: TestClient, made: Made) -> None:
+    me = made.account()
+    found = [log_in(client, me.name, "wrong password").status_code for _ in range(11)]
+    assert found == [401] * 10 + [429]
+    assert log_in(client, me.name.upper()).status_code == 429, "not even the right one, however the name is written"
+
+
+def test_nothing_tells_a_known_name_from_an_unknown_one(client: TestClient, made: Made) -> None:
+    me = made.account()
+    known, unknown = log_in(client, me.name, "wrong password"), log_in(client, "nobody", "wrong password")
+    assert (known.status_code, known.text) == (unknown.status_code, unknown.text)
+
+
+# ---- the first account -----------------------------------------------------------------------------------------
+
+SETUP = {"name": "anna", "password": PASSWORD}
+
+
+def test_the_first_visitor_on_this_machine_becomes_the_admin_once(client: TestClient, store: Store) -> None:
+    assert client.post("/setup", data=SETUP, follow_redirects=False).status_code == 303
+    assert accounts.has_admin(store)
+    assert client.post("/setup", data=SETUP | {"name": "eve"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("address", "base"),
+    [("192.168.1.7", "http://localhost:8400"), ("127.0.0.1", "http://evil.example:8400")],
+    ids=["another machine, through a proxy", "a site whose name leads here"],
+)
+def test_nobody_else_becomes_the_admin(app: FastAPI, store: Store, address: str, base: str) -> None:
+    other = TestClient(app, base_url=base, client=(address, 50_000))
+    assert other.get("/setup").status_code == 403
+    assert other.post("/setup", data=SETUP).status_code == 403
+    assert not accounts.any_account(store)
+
+
+def test_a_studio_that_others_can_reach_has_no_setup_page(project: Project, store: Store) -> None:
+    app = build(project, store, local=False)
+    here = TestClient(app, base_url="http://localhost:8400", client=("127.0.0.1", 50_000))
+    assert here.post("/setup", data=SETUP).status_code == 403
+    assert not accounts.any_account(store)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "studio.example", ""])
+def test_a_studio_that_others_can_reach_does_not_start_without_an_admin(
+    project: Project, store: Store, database: str, made: Made, host: str
+) -> None:
+    made.account("labeler")
+    with pytest.raises(UserError, match="there is no admin yet: make one first") as caught:
+        server.serve(project.folder, host=host, port=0, database=database, browser=False)
+    assert "tutelage account" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "local"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1.evil.example", False),
+    ],
+)
+def test_which_addresses_are_this_machine(name: str, local: bool) -> None:
+    assert security.loopback(name) is local
+
+
+def test_an_invitation_page_needs_its_token(client: TestClient, made: Made, store: Store) -> None:
+    token = accounts.invite(store, made.account("admin"), "labeler")
+    assert client.get(f"/join/{token}").status_code == 200
+    assert client.get(f"/join/{token}x").status_code == 404
+    joined = client.post(f"/join/{token}", data={"name": "hanna", "password": PASSWORD}, follow_redirects=False)
+    assert joined.status_code == 303 and COOKIE in joined.cookies
+
+
+def test_bad_words_in_a_form_are_one_line(client: TestClient, made: Made) -> None:
+    made.account("admin")
+    for data in ({}, {"name": ["a", "b"], "password": ["c", "d"]}, {"name": "\x00", "password": "\x00" * 20}):
+        assert client.post("/login", data=data).status_code in (401, 422)
+    found = client.post("/login", content=b"\xff\xfe{{", headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert found.status_code < 500
+
+
+def test_errors_go_to_the_terminal_and_not_to_the_page(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(accounts, "any_account", broken)
+    with caplog.at_level(logging.ERROR), pytest.raises(ZeroDivisionError):
+        TestClient(app).get("/login")  # raised on, so that the server logs it
+
+
+def test_who_did_what_is_in_the_audit_trail(store: Store, made: Made) -> None:
+    me = made.account()
+    made.filled()
+    made.answer(me.id)
+    with store.read() as tx:
+        found = tx.execute(sa.select(actions.c.what).where(actions.c.account_id == me.id)).scalars().all()
+    assert sorted(found) == ["account", "claim", "submit"]

@@ -1,0 +1,422 @@
+"""The database itself: migrations, triggers, views, bad databases, backup and restore, on both kinds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from made_studio import Made, ranking
+
+from tutelage.records import UserError
+from tutelage.studio import queue
+from tutelage.studio import store as store_module
+from tutelage.studio.backup import backup, dump, restore
+from tutelage.studio.check import check
+from tutelage.studio.forms import default_form, form
+from tutelage.studio.schema import APPEND_ONLY, HEAD, VERSIONS, actions, forms, items, metadata, votes
+from tutelage.studio.store import Store, Unavailable, connect, open_store, url_of
+
+# ---- schema ----------------------------------------------------------------------------------------------------
+
+
+def test_migrations_make_the_schema_that_the_code_describes(store: Store) -> None:
+    def ours(thing: object, name: str | None, kind: str, *_: object) -> bool:
+        return not (kind == "table" and name == VERSIONS)
+
+    with store.read() as tx:
+        context = MigrationContext.configure(tx, opts={"include_object": ours, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_todays_revision_is_the_last_migration() -> None:
+    folder = Path(store_module.__file__).parent / "migrations" / "versions"
+    assert [path.name.split("_")[0] for path in sorted(folder.glob("*.py"))][-1] == HEAD
+
+
+def test_opening_again_changes_nothing(store: Store, database: str) -> None:
+    before = list(dump(store))
+    open_store(database).close()
+    assert list(dump(store)) == before
+
+
+def test_the_first_form_is_the_one_the_code_makes(store: Store) -> None:
+    assert form(store, 1) == default_form()
+
+
+def test_two_processes_may_open_a_new_database_at_once(tmp_path: Path, empty_database: Callable[[], str]) -> None:
+    url = empty_database()
+    failures = []
+
+    def once() -> None:
+        try:
+            open_store(url).close()
+        except UserError as error:
+            failures.append(str(error))
+
+    threads = [threading.Thread(target=once) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """A function that gives the URL of a database with nothing in it at all."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("empty_postgres")  # type: ignore[no-any-return]
+    numbers = iter(range(100))
+    return lambda: f"sqlite:///{tmp_path / f'empty-{next(numbers)}.db'}"
+
+
+@pytest.mark.parametrize("verb", ["UPDATE", "DELETE"])
+@pytest.mark.parametrize("table", APPEND_ONLY)
+def test_what_people_did_cannot_be_changed_or_deleted(store: Store, made: Made, table: str, verb: str) -> None:
+    made.filled()
+    [me] = made.crowd(1)
+    made.answer(me)
+    with store.write() as tx:
+        row = {"id": "vote", "account_id": me, "prompt": "p", "answers": [], "best": 0, "created": 0.0}
+        tx.execute(votes.insert().values(**row))
+    before = list(dump(store))
+    statement = f'DELETE FROM "{table}"' if verb == "DELETE" else f"UPDATE \"{table}\" SET id = 'x'"
+    with pytest.raises(sa.exc.DBAPIError, match="append-only"), store.write() as tx:
+        tx.execute(sa.text(statement))
+    assert list(dump(store)) == before
+
+
+def test_nor_replaced_nor_emptied(store: Store, made: Made) -> None:
+    made.filled()
+    made.answer(made.crowd(1)[0])
+    statement = "INSERT OR REPLACE INTO answer SELECT * FROM answer" if store.sqlite else "TRUNCATE answer"
+    with pytest.raises(sa.exc.DBAPIError, match="append-only"), store.write() as tx:
+        tx.execute(sa.text(statement))
+
+
+def test_views_show_the_latest_answers_to_whoever_opens_the_file(store: Store, made: Made) -> None:
+    made.filled(overlap=2), made.filled("demonstrate", name="writing")
+    me, other = made.crowd(2)
+    made.answer(me), made.answer(other)
+    task = queue.claim(store, me, "demonstrate")
+    assert task is not None
+    for text in ("first words", "better words"):
+        queue.submit(store, me, task, made.key(), {"response": text}, 3.0)
+    with store.read() as tx:
+        written = tx.execute(sa.text("SELECT * FROM demonstrations")).mappings().all()
+        ranked = tx.execute(sa.text("SELECT * FROM rankings")).mappings().all()
+        progress = tx.execute(sa.text("SELECT * FROM progress WHERE batch = 'writing'")).mappings().one()
+    assert [(w["revision"], "better words" in str(w["body"])) for w in written] == [(2, True)]
+    assert len(ranked) == 2 and {r["team"] for r in ranked} == {"training"}
+    assert (progress["items"], progress["done"], progress["held"], progress["wanted"]) == (1, 1, 0, 1)
+
+
+# ---- databases that cannot be opened ---------------------------------------------------------------------------
+
+
+def one_line(url: str) -> str:
+    with pytest.raises(UserError) as caught:
+        open_store(url)
+    line = str(caught.value)
+    assert "\n" not in line and "Traceback" not in line
+    return line
+
+
+def test_a_newer_schema_says_so(store: Store, database: str) -> None:
+    with store.write() as tx:
+        tx.execute(sa.text(f"UPDATE {VERSIONS} SET version_num = '9999'"))
+    try:
+        assert "newer Tutelage (schema 9999); update Tutelage" in one_line(database)
+    finally:  # the database is shared by later tests
+        with store.write() as tx:
+            tx.execute(sa.text(f"UPDATE {VERSIONS} SET version_num = '{HEAD}'"))
+
+
+@pytest.mark.parametrize("table", ["account", "somebody_elses", "alembic_version"])
+def test_a_database_of_another_program_is_left_alone(empty_database: Callable[[], str], table: str) -> None:
+    url = empty_database()
+    engine = connect(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text(f"CREATE TABLE {table} (version_num text)"))
+    assert f"another program's database (it holds {table!r})" in one_line(url)
+    assert sa.inspect(engine).get_table_names() == [table]
+    engine.dispose()
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "studio.db").write_text("Dear diary, " * 100)
+    assert "file is not a database" in one_line(url_of(tmp_path))
+
+
+def test_a_folder_that_is_not_there_or_cannot_be_written(tmp_path: Path) -> None:
+    assert "No such file or directory" in one_line(url_of(tmp_path / "nowhere"))
+    assert "cannot be opened" in one_line("sqlite:////proc/studio.db")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert "Permission denied" in one_line(url_of(tmp_path))
+
+
+def test_a_locked_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_store(url_of(tmp_path)).close()
+    monkeypatch.setattr(store_module, "BUSY", 0.1)
+    with contextlib.closing(sqlite3.connect(tmp_path / "studio.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert "database is locked" in one_line(url_of(tmp_path))
+
+
+def test_a_database_that_is_locked_while_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "BUSY", 0.1)
+    opened = open_store(url_of(tmp_path))
+    with contextlib.closing(sqlite3.connect(tmp_path / "studio.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(Unavailable, match=r"locked.*nothing was saved"), opened.write():
+            pass
+        with opened.read() as tx:
+            assert tx.execute(sa.select(forms.c.number)).scalar_one() == 1, "readers are not in its way"
+    opened.close()
+
+
+def test_a_full_disk_says_so_and_loses_nothing(tmp_path: Path, made_in: Callable[[Store], Made]) -> None:
+    """SQLite is told that it may have no more pages: the same error, by the same path, as a disk that is full."""
+    opened = open_store(url_of(tmp_path))
+    made = made_in(opened)
+    made.prompts(3)
+    before = list(dump(opened))
+    many = [{"number": n, "body": {"x": "y" * 4000}, "created": 0.0} for n in range(2, 50)]
+
+    def fill() -> None:
+        with opened.write() as tx:
+            pages = tx.exec_driver_sql("PRAGMA page_count").scalar_one()
+            tx.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+            tx.execute(forms.insert(), many)
+
+    with pytest.raises(Unavailable, match=r"full.*nothing was saved"):
+        fill()
+    assert list(dump(opened)) == before
+    assert check(opened) == []
+    opened.close()
+
+
+@pytest.fixture
+def made_in() -> Callable[[Store], Made]:
+    """Factories over a store that the test opened itself."""
+    return Made
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mysql://a:b@c/d", "mysql is not supported"),
+        ("not a url", "not a database URL"),
+        ("postgresql://host:port/x", "not a database URL"),
+        ("sqlite://", "SQLite needs a file"),
+        ("sqlite:///:memory:", "SQLite needs a file"),
+        ("postgresql://user:secret@127.0.0.1:1/x", "cannot be opened"),
+        ("postgres://user:secret@127.0.0.1:1/x", "cannot be opened"),
+    ],
+)
+def test_urls_that_name_no_database(url: str, said: str) -> None:
+    line = one_line(url)
+    assert said in line and "secret" not in line
+
+
+def test_text_that_no_database_can_hold_is_the_users_mistake(store: Store, made: Made) -> None:
+    texts = ["lone \ud800 surrogate"] if store.sqlite else ["lone \ud800 surrogate", "a NUL \x00 in it"]
+    for text in texts:
+        with pytest.raises(UserError, match="cannot be stored"):
+            made.prompts(1, text=text)
+
+
+def test_a_mistake_in_the_code_stays_one(store: Store) -> None:
+    with pytest.raises(sa.exc.DBAPIError), store.read() as tx:
+        tx.execute(sa.text("SELECT nothing FROM nowhere"))
+
+
+def test_a_write_within_a_write_does_not_hang(tmp_path: Path) -> None:
+    opened = open_store(url_of(tmp_path))
+    with pytest.raises(RuntimeError, match="wait for itself"), opened.write(), opened.write():
+        pass
+    opened.close()
+
+
+def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
+    opened = open_store(url_of(tmp_path))
+    made = Made(opened)
+    made.prompts(1)
+    backup(opened, tmp_path / "copy.db")
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
+    opened.close()
+
+
+def test_what_was_acknowledged_is_synced_to_disk(tmp_path: Path) -> None:
+    opened = open_store(url_of(tmp_path))
+    with opened.write() as tx:
+        settings = {
+            name: tx.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "recursive_triggers")
+        }
+    assert settings == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "recursive_triggers": 1}
+    opened.close()
+
+
+# ---- check -----------------------------------------------------------------------------------------------------
+
+
+def test_check_finds_what_was_broken_by_hand(store: Store, made: Made) -> None:
+    made.filled(count=4, overlap=2)
+    me, other = made.crowd(2)
+    made.answer(me), made.answer(other)
+    queue.claim(store, me, "compare")
+    assert check(store) == []
+    with store.write() as tx:
+        tx.execute(sa.update(items).where(items.c.place == 3).values(held=1, free=False))
+        tx.execute(sa.text("UPDATE assignment SET state = 'submitted' WHERE state = 'active'"))
+        answer = tx.execute(sa.text("SELECT * FROM answer")).mappings().first()
+        assert answer is not None
+        body = json.dumps(ranking(4))
+        again = {**answer, "id": "answer", "key": "another key, of 16", "number": 3, "body": body}
+        columns = ", ".join(again)
+        tx.execute(sa.text(f"INSERT INTO answer ({columns}) VALUES ({', '.join(':' + c for c in again)})"), again)
+    found = "\n".join(check(store))
+    for said in ("its counters say", "but there is no answer", "not numbered 1 to 2", "not in the audit trail"):
+        assert said in found
+
+
+# ---- backup and restore ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def worked(store: Store, made: Made) -> Store:
+    """A database in which people wrote, ranked, revised, skipped and wait."""
+    made.filled(count=6, overlap=2), made.filled("demonstrate", count=3)
+    made.account("admin", name="Ärger")
+    me, other = made.crowd(2)
+    made.answer(me), made.answer(me, "demonstrate", {"response": "naïve ☃ words\nin two lines"}), made.answer(other)
+    task = queue.claim(store, other, "compare")
+    assert task is not None
+    queue.save_draft(store, other, task, 1, {"ranks": [1, None]}, 2.5)
+    return store
+
+
+@pytest.mark.parametrize("into", ["sqlite", "postgresql"])
+def test_a_restored_backup_is_the_same_database(
+    worked: Store, tmp_path: Path, into: str, empty_postgres: Callable[[], str]
+) -> None:
+    rows = backup(worked, tmp_path / "backup")
+    url = empty_postgres() if into == "postgresql" else f"sqlite:///{tmp_path / 'restored.db'}"
+    assert restore(url, tmp_path / "backup") == rows == sum(1 for _ in dump(worked))
+    found = open_store(url)
+    assert list(dump(found)) == list(dump(worked))
+    assert check(found) == []
+    with pytest.raises(sa.exc.DBAPIError, match="append-only"), found.write() as tx:
+        tx.execute(actions.delete())
+    found.close()
+
+
+def test_a_backup_made_while_others_write_is_of_one_moment(store: Store, made: Made, tmp_path: Path) -> None:
+    made.filled(count=400, k=2)
+    labelers = made.crowd(4)
+    stop = threading.Event()
+
+    def work(labeler: str) -> None:
+        while not stop.is_set() and made.answer(labeler):
+            pass
+
+    threads = [threading.Thread(target=work, args=(labeler,)) for labeler in labelers]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(3):
+            backup(store, tmp_path / f"backup-{number}")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    answered = []
+    for number in range(3):
+        url = f"sqlite:///{tmp_path / f'restored-{number}.db'}"
+        restore(url, tmp_path / f"backup-{number}")
+        found = open_store(url)
+        assert check(found) == []
+        with found.read() as tx:
+            answered.append(tx.execute(sa.text("SELECT count(*) FROM answer")).scalar_one())
+        found.close()
+    assert answered == sorted(answered) and answered[0] < len(made.answers())
+
+
+def test_a_backup_overwrites_nothing(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("words")
+    with pytest.raises(UserError, match="never overwrites"):
+        backup(store, tmp_path / "precious")
+    assert (tmp_path / "precious").read_text() == "words"
+
+
+def test_a_backup_that_cannot_be_written_leaves_nothing_behind(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UserError, match="cannot be written"):
+        backup(store, tmp_path / "file" / "backup")
+    assert [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []
+
+
+def test_a_restore_overwrites_nothing(worked: Store, database: str, tmp_path: Path) -> None:
+    before = list(dump(worked))
+    backup(worked, tmp_path / "backup")
+    with pytest.raises(UserError, match="is not empty"):
+        restore(database, tmp_path / "backup")
+    assert list(dump(worked)) == before
+
+
+FORM = b'{"table": "form", "number": 1, "body": {}, "created": 0.0}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not a backup"),
+        (b"words\n", "not a backup"),
+        (b"[]\n", "not a backup"),
+        (b"\xff\xfe\x00", "not a backup"),
+        (b'{"studio": 1, "schema": "9999"}\n', "newer Tutelage"),
+        (b'{"studio": 1, "schema": "0001"}\nwords\n', "line 2 is not a row"),
+        (b'{"studio": 1, "schema": "0001"}\n{"table": "elephant"}\n', "unknown table 'elephant'"),
+        (b'{"studio": 1, "schema": "0001"}\n{"table": "prompt", "trunk": "a"}\n', "not have the columns of 'prompt'"),
+        (b'{"studio": 1, "schema": "0001"}\n' + 2 * FORM, "its rows do not fit"),
+    ],
+)
+def test_what_is_no_backup_is_refused_in_one_line(
+    content: bytes, said: str, tmp_path: Path, empty_database: Callable[[], str]
+) -> None:
+    (tmp_path / "backup").write_bytes(content)
+    url = empty_database()
+    with pytest.raises(UserError, match=said) as caught:
+        restore(url, tmp_path / "backup")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_foreign_or_broken_database_is_no_backup(tmp_path: Path, migrated_file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "foreign")) as other:
+        other.execute("CREATE TABLE elephant (trunk)")
+    (tmp_path / "broken").write_bytes(migrated_file.read_bytes()[:20_000])
+    for name in ("foreign", "broken"):
+        target = tmp_path / f"{name}-restored.db"
+        with pytest.raises(UserError):
+            restore(f"sqlite:///{target}", tmp_path / name)
+        opened = open_store(f"sqlite:///{target}")
+        assert check(opened) == [], "the target is still a good, empty database"
+        opened.close()
+    with pytest.raises(UserError, match="no such backup"):
+        restore(f"sqlite:///{tmp_path / 'x.db'}", tmp_path / "nothing")

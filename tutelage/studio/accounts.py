@@ -1,0 +1,313 @@
+"""Accounts, sessions, invitations. Passwords are Argon2id; sessions and invitations are kept as hashes of their tokens.
+
+There is no default password and no way around the login: the first account is made on the machine itself, by
+`tutelage studio`, or by the first visitor from that machine.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import secrets
+import threading
+import unicodedata
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from sqlalchemy import Connection, Row
+from sqlalchemy.exc import IntegrityError
+
+from tutelage.records import UserError
+from tutelage.studio.ids import new_id
+from tutelage.studio.places import log, release
+from tutelage.studio.schema import ROLES, accounts, invitations, login_of, sessions
+from tutelage.studio.store import Store
+
+DAY = 86_400.0
+SESSION = 14 * DAY
+"""Seconds a session lives after it was last used."""
+INVITATION = 7 * DAY
+SEEN_EVERY = 300.0
+"""Seconds after which a use of a session is written down again: not every page view is a write."""
+SHORTEST, LONGEST = 10, 1000
+"""Characters of a password."""
+VARIETY = 5
+"""Different characters in a password, at least: neither aaaaaaaaaa nor 1212121212."""
+TRIES = RateLimitItemPerMinute(10)
+"""Failed logins per minute, for one name and for one address."""
+
+_hasher = PasswordHasher()
+
+
+@functools.cache
+def _nobody() -> str:
+    """Verified for unknown names, so that they take as long."""
+    return _hasher.hash(secrets.token_hex(16))
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who is asking."""
+
+    id: str
+    name: str
+    role: str
+    team: str
+
+    @property
+    def admin(self) -> bool:
+        """Whether this account runs the studio."""
+        return self.role == "admin"
+
+    @property
+    def labels(self) -> bool:
+        """Whether this account gives feedback."""
+        return self.role in ("labeler", "heldout")
+
+
+class Throttle:
+    """Failed logins, counted per name and per address in the process's memory.
+
+    `turn` is held while a password is tried: two at a time, because each takes 64 MB, and because those who come all
+    at once shall be counted too.
+    """
+
+    def __init__(self) -> None:
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self.turn = threading.BoundedSemaphore(2)
+
+    def blocked(self, *keys: str) -> bool:
+        """Whether one of the keys has failed too often within a minute."""
+        return not all(self._limiter.test(TRIES, key) for key in keys)
+
+    def fail(self, *keys: str) -> None:
+        """Count a failure."""
+        for key in keys:
+            self._limiter.hit(TRIES, key)
+
+
+def _account(row: Row[Any]) -> Account:
+    return Account(row.id, row.name, row.role, row.team)
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def create(store: Store, name: str, password: str, role: str, team: str = "") -> Account:
+    """Make an account. team defaults to "training", for held-out labelers to "heldout". Raises UserError."""
+    made, values = _fresh(store, name, password, role, team)
+    with store.write() as tx:
+        _insert(tx, made, values)
+    return made
+
+
+def _fresh(store: Store, name: str, password: str, role: str, team: str) -> tuple[Account, dict[str, Any]]:
+    """An account as it will be, checked, and its row. Hashing takes long: it is done outside of any transaction."""
+    name = name.strip()
+    if not 1 <= len(name) <= 64 or not name.isprintable():
+        raise UserError("the name must have 1 to 64 characters, none of them invisible")
+    hashed = _hasher.hash(_good(password, name))
+    made = Account(new_id(store.clock()), name, role, team_for(role, team))
+    row = {"id": made.id, "name": name, "login": as_login(name), "password": hashed, "role": role, "team": made.team}
+    return made, row | {"active": True, "created": store.clock()}
+
+
+def _insert(tx: Connection, made: Account, values: dict[str, Any]) -> None:
+    taken = UserError(f"the name {made.name!r} is taken")
+    if tx.execute(sa.select(accounts.c.id).where(accounts.c.login == values["login"])).first():
+        raise taken
+    try:
+        tx.execute(accounts.insert().values(**values))
+    except IntegrityError:  # by somebody else, this very moment
+        raise taken from None
+    log(tx, values["created"], made.id, "account", made.id, role=made.role, team=made.team)
+
+
+def _good(password: str, name: str) -> str:
+    """The password as it is hashed, if it is one. Raises UserError."""
+    password = unicodedata.normalize("NFC", password)  # keyboards differ in how they send é
+    if len(password) < SHORTEST:
+        raise UserError(f"the password must have at least {SHORTEST} characters")
+    if len(password) > LONGEST:
+        raise UserError(f"the password must have at most {LONGEST:,} characters")
+    if len(set(password)) < VARIETY or login_of(password) == login_of(name):
+        raise UserError("this password is too easy to guess; take another")
+    return password
+
+
+def team_for(role: str, team: str) -> str:
+    """The group of an account. Raises UserError for a role that is none, or a name of a group that is too long."""
+    if role not in ROLES:
+        raise UserError(f"no role {role!r}; one of {', '.join(ROLES)}")
+    team = team.strip() or ("heldout" if role == "heldout" else "training")
+    if len(team) > 64 or not team.isprintable():
+        raise UserError("a group's name must have at most 64 characters, none of them invisible")
+    return team
+
+
+def any_account(store: Store) -> bool:
+    """Whether anybody can log in yet."""
+    with store.read() as tx:
+        return tx.execute(sa.select(accounts.c.id).limit(1)).first() is not None
+
+
+def has_admin(store: Store) -> bool:
+    """Whether somebody runs this studio."""
+    with store.read() as tx:
+        query = sa.select(accounts.c.id).where(accounts.c.role == "admin", accounts.c.active).limit(1)
+        return tx.execute(query).first() is not None
+
+
+def named(store: Store, name: str) -> Account | None:
+    """The account of a name, however its letters are cased."""
+    with store.read() as tx:
+        row = tx.execute(sa.select(accounts).where(accounts.c.login == as_login(name))).first()
+    return None if row is None else _account(row)
+
+
+def as_login(name: str) -> str:
+    """A name as it is compared."""
+    return login_of(name.strip())
+
+
+def login(store: Store, name: str, password: str) -> str | None:
+    """Open a session; returns the cookie's token, None for a wrong name or password."""
+    if len(name) > 200 or len(password) > LONGEST:
+        return None
+    with store.read() as tx:
+        row = tx.execute(sa.select(accounts).where(accounts.c.login == as_login(name))).first()
+    try:
+        hashed = row.password if row is not None and row.active else _nobody()
+        _hasher.verify(hashed, unicodedata.normalize("NFC", password))
+    except (VerificationError, InvalidHashError):
+        return None
+    return None if row is None or not row.active else open_session(store, row.id)
+
+
+def open_session(store: Store, account: str) -> str:
+    """A fresh session's token: what the cookie holds."""
+    token = secrets.token_urlsafe(32)
+    with store.write() as tx:
+        now = store.clock()
+        tx.execute(sessions.delete().where(sessions.c.expires < now))
+        tx.execute(
+            sessions.insert().values(
+                token=_digest(token), account_id=account, created=now, seen=now, expires=now + SESSION
+            )
+        )
+    return token
+
+
+_SESSION = (  # built once: every request asks
+    sa.select(accounts.c.id, accounts.c.name, accounts.c.role, accounts.c.team, sessions.c.seen)
+    .join(sessions, sessions.c.account_id == accounts.c.id)
+    .where(sessions.c.token == sa.bindparam("token"), sessions.c.expires > sa.bindparam("now"), accounts.c.active)
+)
+
+
+def account_of(store: Store, token: str) -> Account | None:
+    """Whose session this is; None when it is unknown, ran out, or the account was closed."""
+    row = store.first(_SESSION, token=_digest(token), now=store.clock())
+    if row is None:
+        return None
+    now = store.clock()
+    if now - row.seen > SEEN_EVERY:
+        with store.write() as tx:
+            mine = sessions.c.token == _digest(token)
+            tx.execute(sessions.update().where(mine).values(seen=now, expires=now + SESSION))
+    return _account(row)
+
+
+def logout(store: Store, token: str) -> None:
+    """End one session."""
+    with store.write() as tx:
+        tx.execute(sessions.delete().where(sessions.c.token == _digest(token)))
+
+
+def invite(store: Store, by: Account, role: str, team: str = "") -> str:
+    """An invitation's token, good once, for a week. Raises UserError for an unknown role."""
+    token, team = secrets.token_urlsafe(24), team_for(role, team)
+    with store.write() as tx:
+        now = store.clock()
+        tx.execute(
+            invitations.insert().values(
+                token=_digest(token),
+                role=role,
+                team=team,
+                made_by=by.id,
+                created=now,
+                expires=now + INVITATION,
+                used=None,
+                used_by=None,
+            )
+        )
+        log(tx, now, by.id, "invite", role, team=team)
+    return token
+
+
+def invitation(store: Store, token: str) -> Row[Any] | None:
+    """An invitation that can still be used."""
+    with store.read() as tx:
+        return tx.execute(
+            sa.select(invitations).where(
+                invitations.c.token == _digest(token),
+                invitations.c.used.is_(None),
+                invitations.c.expires > store.clock(),
+            )
+        ).first()
+
+
+def join(store: Store, token: str, name: str, password: str) -> Account:
+    """Use an invitation. Raises UserError when it was used or ran out, or the name is taken."""
+    found = invitation(store, token)
+    if found is None:
+        raise UserError("this invitation was used already or ran out; ask for a new one")
+    made, values = _fresh(store, name, password, found.role, found.team)
+    with store.write() as tx:
+        _insert(tx, made, values)
+        unused = sa.and_(invitations.c.token == found.token, invitations.c.used.is_(None))
+        used = tx.execute(invitations.update().where(unused).values(used=store.clock(), used_by=made.id))
+        if used.rowcount != 1:  # two tabs at once: the account goes with the transaction
+            raise UserError("this invitation was used already; ask for a new one")
+    return made
+
+
+def change(store: Store, by: Account, account: str, *, role: str, team: str, active: bool) -> None:
+    """An admin changes an account. A closed one loses its sessions, and who changes roles the tasks in hand, at once.
+
+    Raises UserError for the last admin, and where there is no such account.
+    """
+    team = team_for(role, team)
+    with store.write() as tx:
+        everybody = sa.select(accounts.c.id, accounts.c.role, accounts.c.active).order_by(accounts.c.id)
+        held = tx.execute(everybody.with_for_update(key_share=True)).all()  # two admins may not remove each other
+        before = next((row for row in held if row.id == account), None)
+        if before is None:
+            raise UserError("there is no such account")
+        others = [row for row in held if row.role == "admin" and row.active and row.id != account]
+        if not others and (role != "admin" or not active):
+            raise UserError("the studio needs at least one admin")
+        tx.execute(accounts.update().where(accounts.c.id == account).values(role=role, team=team, active=active))
+        if not active:
+            tx.execute(sessions.delete().where(sessions.c.account_id == account))
+        if not active or role != before.role:
+            release(tx, store.clock(), account)
+        log(tx, store.clock(), by.id, "account", account, role=role, team=team, active=active)
+
+
+def set_password(store: Store, account: str, password: str) -> None:
+    """A new password; all sessions of the account end. Raises UserError for a bad one."""
+    with store.read() as tx:
+        name = tx.execute(sa.select(accounts.c.name).where(accounts.c.id == account)).scalar_one()
+    hashed = _hasher.hash(_good(password, name))
+    with store.write() as tx:
+        tx.execute(accounts.update().where(accounts.c.id == account).values(password=hashed))
+        tx.execute(sessions.delete().where(sessions.c.account_id == account))
+        log(tx, store.clock(), account, "password", account)

@@ -1,0 +1,172 @@
+"""The web application: who is asking, what they may do, and the pages put together.
+
+`build` makes an application from a folder and a store; nothing is global, so tests run several side by side.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from tutelage.records import FieldError, UserError
+from tutelage.studio import accounts, markdown
+from tutelage.studio.accounts import Account, Throttle
+from tutelage.studio.project import Project
+from tutelage.studio.queue import Gone
+from tutelage.studio.security import HEADERS, Guard
+from tutelage.studio.store import Store, Unavailable
+
+COOKIE = "tutelage_session"
+HERE = Path(__file__).parent
+
+
+class Login(Exception):
+    """Nobody is logged in, and the page needs somebody."""
+
+
+def build(project: Project, store: Store, *, local: bool = True) -> FastAPI:
+    """The application. local: served on this machine only, so that the first visitor may become its admin."""
+    from tutelage.studio.pages import ROUTERS
+
+    app = FastAPI(title="Tutelage studio", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.project, app.state.store, app.state.local = project, store, local
+    app.state.throttle, app.state.templates = Throttle(), environment()
+    app.add_middleware(Guard)
+    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    for router in ROUTERS:
+        app.include_router(router)
+    app.add_exception_handler(Login, _to_login)
+    app.add_exception_handler(UserError, _problem(400))
+    app.add_exception_handler(FieldError, _problem(422))
+    app.add_exception_handler(Gone, _problem(409))
+    app.add_exception_handler(Unavailable, _problem(503))
+    app.add_exception_handler(AnyHTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_exception_handler(Exception, _broken)
+    return app
+
+
+def environment() -> Environment:
+    """The templates: everything escaped, unknown names are errors, files addressed by their content."""
+    env = Environment(
+        loader=PackageLoader("tutelage.studio"),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.globals["static"] = _static_url
+    env.filters["markdown"] = markdown.render
+    return env
+
+
+@functools.cache
+def _static_url(name: str) -> str:
+    """/static/name?v=digest: browsers keep a file until it changes, which it does not while the studio runs."""
+    return f"/static/{name}?v={hashlib.sha256((HERE / 'static' / name).read_bytes()).hexdigest()[:8]}"
+
+
+# ---- what routes ask for ---------------------------------------------------------------------------------------
+
+
+def store_of(request: Request) -> Store:
+    """The studio's database."""
+    found: Store = request.app.state.store
+    return found
+
+
+def project_of(request: Request) -> Project:
+    """The studio's folder and settings."""
+    found: Project = request.app.state.project
+    return found
+
+
+def visitor(request: Request) -> Account | None:
+    """Who is logged in, if anybody."""
+    token = request.cookies.get(COOKIE)
+    return accounts.account_of(store_of(request), token) if token else None
+
+
+def needs(*roles: str) -> Callable[[Request], Account]:
+    """A dependency: the account that asks, of one of these roles (any when none is named)."""
+
+    def account(request: Request) -> Account:
+        found = visitor(request)
+        if found is None:
+            raise Login
+        if roles and found.role not in roles:
+            raise HTTPException(403, "this page is for " + " and ".join(f"{r}s" for r in roles))
+        return found
+
+    return account
+
+
+TheStore = Annotated[Store, Depends(store_of)]
+TheProject = Annotated[Project, Depends(project_of)]
+Anyone = Annotated[Account, Depends(needs())]
+Labels = Annotated[Account, Depends(needs("labeler", "heldout"))]
+Sees = Annotated[Account, Depends(needs("reviewer", "admin"))]
+Runs = Annotated[Account, Depends(needs("admin"))]
+
+
+def page(request: Request, name: str, account: Account | None = None, status: int = 200, **more: Any) -> HTMLResponse:
+    """A template as a response; every page knows who is asking and what the studio is called."""
+    template = request.app.state.templates.get_template(name)
+    values = {"me": account, "project": project_of(request), "path": request.url.path, "problem": ""}
+    return HTMLResponse(template.render(values | more), status)
+
+
+def wants_json(request: Request) -> bool:
+    """Whether a script is asking rather than a person's browser."""
+    return request.url.path.startswith("/api/") or "application/json" in request.headers.get("accept", "")
+
+
+# ---- what goes wrong -------------------------------------------------------------------------------------------
+
+
+def _to_login(request: Request, _: Exception) -> Response:
+    if wants_json(request):
+        return JSONResponse({"problem": "you are logged out; log in in another tab, nothing written here is lost"}, 401)
+    return RedirectResponse("/login", 303)
+
+
+def _problem(status: int) -> Callable[[Request, Exception], Response]:
+    def answer(request: Request, error: Exception) -> Response:
+        if wants_json(request):
+            return JSONResponse({"problem": str(error)}, status)
+        return page(request, "problem.html", visitor(request), status, problem=str(error))
+
+    return answer
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AnyHTTPException)
+    said = {404: "there is no such page", 405: "this address does not take such a request"}
+    detail = error.detail if isinstance(error, HTTPException) else said.get(error.status_code, str(error.detail))
+    return _problem(error.status_code)(request, UserError(str(detail)))
+
+
+def _malformed(request: Request, error: Exception) -> Response:
+    """What FastAPI found wrong with a request, as one line."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:])
+    return _problem(422)(request, UserError(f"{where}: {first['msg']}" if where else str(first["msg"])))
+
+
+def _broken(request: Request, _: Exception) -> Response:
+    """A mistake of ours. The server's log has the traceback; nothing was saved, for transactions are whole."""
+    text = "something went wrong inside the studio; nothing was saved. Its terminal says what."
+    if wants_json(request):
+        return JSONResponse({"problem": text}, 500, HEADERS)
+    return HTMLResponse(f"<!doctype html><title>Tutelage</title><p>{text} <a href='/'>Go home</a>", 500, HEADERS)

@@ -1,0 +1,175 @@
+"""What people answered, as records: the latest revision of every answer, read in small parts.
+
+Labelers appear under pseudonyms: a digest of their account's id, which is random. It is the same in every export of
+one database, and leads nowhere outside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Row
+
+from tutelage.records import Demonstration, Ranking, Rating, Response
+from tutelage.studio.filing import chunks
+from tutelage.studio.schema import accounts, answers, batches, items, prompts, responses
+from tutelage.studio.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Harvested:
+    """One answer: of a demonstrate batch a demonstration; else a ranking, and a demonstration where the best response
+    was edited. `item` is the same for all labelers of the same responses."""
+
+    item: str
+    ranking: Ranking | None
+    demonstration: Demonstration | None
+
+
+def pseudonym(account: str) -> str:
+    """What a labeler is called outside."""
+    return f"labeler-{hashlib.sha256(account.encode()).hexdigest()[:10]}"
+
+
+def answer_ids(
+    tx: Connection, kinds: Sequence[str], *, teams: Sequence[str] = (), batch: str = "", prompt: str = ""
+) -> list[str]:
+    """Ids of the latest answers of batches of these kinds, in a fixed order. Empty filters let everything through."""
+    later = answers.alias("later")
+    newer = sa.exists().where(
+        later.c.item_id == answers.c.item_id,
+        later.c.account_id == answers.c.account_id,
+        later.c.number > answers.c.number,
+    )
+    query = (
+        sa.select(answers.c.id)
+        .select_from(answers.join(items).join(batches))
+        .where(batches.c.kind.in_(kinds), ~newer)
+        .order_by(answers.c.id)
+    )
+    if teams:
+        query = query.join(accounts, accounts.c.id == answers.c.account_id).where(accounts.c.team.in_(teams))
+    if batch:
+        query = query.where(items.c.batch_id == batch)
+    if prompt:
+        query = query.where(items.c.prompt_id == prompt)
+    return [str(found) for found in tx.execute(query).scalars()]
+
+
+def harvest(tx: Connection, ids: Sequence[str]) -> Iterator[Harvested]:
+    """The answers of these ids as records, in their order; a few hundred are in memory at a time."""
+    for part in chunks(ids):
+        rows = {row.id: row for row in tx.execute(_query().where(answers.c.id.in_(part)))}
+        wanted = sorted({name for row in rows.values() for name in row.responses})
+        texts: dict[str, Response] = {}
+        for names in chunks(wanted):
+            found = tx.execute(sa.select(responses).where(responses.c.id.in_(names)))
+            texts |= {r.id: _response(r) for r in found}
+        for name in part:
+            yield _harvested(rows[name], texts)
+
+
+def _query() -> sa.Select[Any]:
+    return (
+        sa.select(
+            answers.c.id,
+            answers.c.item_id,
+            answers.c.account_id,
+            answers.c.body,
+            answers.c.form,
+            answers.c.mode,
+            answers.c.order_seed,
+            answers.c.seconds,
+            accounts.c.team,
+            items.c.responses,
+            prompts.c.id.label("prompt_id"),
+            prompts.c.text,
+            prompts.c.split,
+        )
+        .select_from(answers.join(items))
+        .join(prompts, prompts.c.id == items.c.prompt_id)
+        .join(accounts, accounts.c.id == answers.c.account_id)
+    )
+
+
+def _response(row: Row[Any]) -> Response:
+    return Response(
+        id=row.id, text=row.text, model=row.model, tokens=row.tokens, ended=row.ended, sampling=row.sampling
+    )
+
+
+def _harvested(row: Row[Any], texts: dict[str, Response]) -> Harvested:
+    if "response" in row.body:
+        return Harvested(row.item_id, None, _demonstration(row, row.id, row.body["response"]))
+    shown = tuple(texts[name] for name in row.responses)
+    ranks = tuple(row.body["ranks"])
+    ranking = Ranking(
+        prompt_id=row.prompt_id,
+        prompt=row.text,
+        responses=shown,
+        ranks=ranks,
+        ratings=tuple(Rating(likert=r["likert"], flags=r["flags"]) for r in row.body["ratings"]),
+        labeler=pseudonym(row.account_id),
+        group=row.team,
+        order_seed=row.order_seed,
+        instruction_mode=row.mode,
+        split=row.split,
+        form_version=row.form,
+        seconds=row.seconds,
+    )
+    edited = row.body["edited"]
+    best = {r.text.strip() for r, rank in zip(shown, ranks, strict=True) if rank == 1}
+    written = _demonstration(row, f"{row.id}-edited", edited) if edited and edited not in best else None
+    return Harvested(row.item_id, ranking, written)
+
+
+def _demonstration(row: Row[Any], name: str, text: str) -> Demonstration:
+    return Demonstration(
+        id=name,
+        prompt_id=row.prompt_id,
+        prompt=row.text,
+        response=text,
+        labeler=pseudonym(row.account_id),
+        split=row.split,
+    )
+
+
+def verdicts(store: Store, kinds: Sequence[str] = ("compare", "judge"), *, batch: str = "") -> list[Ranking]:
+    """The latest rankings without their texts, by account id instead of pseudonym, in the order they were given:
+    what agreement is computed from."""
+    with store.read() as tx:
+        ids = answer_ids(tx, kinds, batch=batch)
+        rows: list[Ranking] = []
+        for part in chunks(ids):
+            query: sa.Select[Any] = (
+                sa.select(
+                    answers.c.id,
+                    answers.c.account_id,
+                    answers.c.body,
+                    items.c.prompt_id,
+                    items.c.responses,
+                    accounts.c.team,
+                )
+                .select_from(answers.join(items))
+                .join(accounts, accounts.c.id == answers.c.account_id)
+                .where(answers.c.id.in_(part))
+                .order_by(answers.c.id)
+            )
+            rows += [_verdict(row) for row in tx.execute(query)]
+        return rows
+
+
+def _verdict(row: Row[Any]) -> Ranking:
+    return Ranking(
+        prompt_id=row.prompt_id,
+        prompt=row.prompt_id,
+        responses=tuple(Response(id=name, text="") for name in row.responses),
+        ranks=tuple(row.body["ranks"]),
+        ratings=tuple(Rating(likert=r["likert"], flags=r["flags"]) for r in row.body["ratings"]),
+        labeler=row.account_id,
+        group=row.team,
+    )
