@@ -16,6 +16,7 @@ The house's targets, on two idle cores: p50 < 15 ms, p95 < 50 ms, p99 < 150 ms; 
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import secrets
@@ -96,6 +97,7 @@ class Crowd:
         self.labelers, self.think, self.seconds = labelers, think, seconds
         self.took: dict[str, list[float]] = defaultdict(list)
         self.wrong: list[str] = []
+        self.requests = 0
 
     def run(self) -> float:
         """Let them work; returns how many submits a second there were."""
@@ -133,6 +135,7 @@ class Crowd:
     def _timed(self, name: str, act: Any, *words: Any) -> Any:
         started = time.perf_counter()
         result = act(*words)
+        self.requests += 1
         if started - self.begun > self.seconds / 10:  # not while the server warms up
             self.took[name].append(time.perf_counter() - started)
         return result
@@ -155,9 +158,12 @@ def measure(url: str, given: Any) -> dict[str, Any]:
         with running(project.folder, url) as server:
             labelers = [Labeler.of(store, who, server.port, K) for who in people]
             crowd = Crowd(labelers, given.think, given.seconds)
+            before = processor_seconds(server.process.pid)
             rate = crowd.run()
+            busy = processor_seconds(server.process.pid) - before
         store.close()
-    return {"submits_per_s": rate, **{name: quantiles(values) for name, values in crowd.took.items()}}
+    found: dict[str, Any] = {name: quantiles(values) for name, values in crowd.took.items()}
+    return {"submits_per_s": rate, "cpu_ms_per_request": 1000 * busy / crowd.requests, **found}
 
 
 @contextmanager
@@ -195,6 +201,12 @@ def cold_start(items: int) -> dict[str, float]:
     return min(found, key=lambda one: one["desk_s"])
 
 
+def processor_seconds(pid: int) -> float:
+    """Processor time a process has used (Linux): unlike the latencies, it hardly depends on what else runs."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def resident(pid: int) -> int:
     """Bytes of memory a process holds (Linux)."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -225,7 +237,9 @@ def main() -> None:
             if row is None:
                 continue
             table.append([f"{kind} {name}", *(f"{row[q]:.1f}" for q in ("p50", "p95", "p99", "max")), row["n"]])
-        table.append([f"{kind}: {found['submits_per_s']:.1f} submits/s", "", "", "", "", ""])
+        rate, cost = found["submits_per_s"], found["cpu_ms_per_request"]
+        line = f"{kind}: {rate:.1f} submits/s, {cost:.1f} ms of processor a request"
+        table.append([line, "", "", "", "", ""])
     if given.start_items:
         result["cold_start"] = found = cold_start(given.start_items)
         line = f"cold start, {given.start_items:,} items: {found['up_s']:.2f} s until it answers, "

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY_ARCHITECTURES
 from scipy import stats
+from tinymodels import TINY_ARCHITECTURES
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 

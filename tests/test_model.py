@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY_ARCHITECTURES, TINY_HIDDEN, TINY_LAYERS, tiny_tokenizer
+from tinymodels import TINY_ARCHITECTURES, TINY_HIDDEN, TINY_LAYERS, tiny_tokenizer
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 

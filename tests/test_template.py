@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tinymodels import tiny_tokenizer
 
 from tutelage.records import UserError
 from tutelage.template import CUE, SEPARATOR, prompt_ids, response_ids, response_text

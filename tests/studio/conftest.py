@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 from browser import browser, live  # noqa: F401 - fixtures
 from fastapi import FastAPI
-from made_studio import Clock, Made
+from made_studio import Clock, Made, Visit
 from starlette.testclient import TestClient
 
 from tutelage.studio import accounts
@@ -32,7 +32,6 @@ from tutelage.studio.schema import metadata
 from tutelage.studio.store import Store, open_store
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "postgres.sh"
-Visit = Callable[[str | Account], TestClient]
 
 
 @pytest.fixture(scope="session")

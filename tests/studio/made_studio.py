@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
+from starlette.testclient import TestClient
 
 from tutelage.studio import accounts, queue
 from tutelage.studio.accounts import Account
@@ -14,6 +16,9 @@ from tutelage.studio.ids import new_id
 from tutelage.studio.schema import accounts as account_table
 from tutelage.studio.schema import answers, assignments, batches, forms, items, prompts, responses
 from tutelage.studio.store import Store
+
+Visit = Callable[[str | Account], TestClient]
+"""The fixture `visit`: from a role, or an account, to a client with that account logged in."""
 
 PASSWORD = "correct horse battery"
 START = 1_790_000_000.0

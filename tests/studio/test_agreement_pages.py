@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from conftest import Visit
-from made_studio import Made, ranking
+from made_studio import Made, Visit, ranking
 
 from tutelage.records import Ranking, Response
 from tutelage.studio import agreement, harvest

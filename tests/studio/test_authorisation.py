@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import Visit
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from httpx import Response
-from made_studio import Made, ranking
+from made_studio import Made, Visit, ranking
 from starlette.testclient import TestClient
 
 from tutelage.studio import queue

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import Visit
-from made_studio import Made, ranking
+from made_studio import Made, Visit, ranking
 
 from tutelage.data import sources
 from tutelage.records import Demonstration, Prompt, Ranking, UserError, read_records

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from conftest import Visit
-from made_studio import Made
+from made_studio import Made, Visit
 
 from tutelage.records import Demonstration, Prompt, UserError, write_records
 from tutelage.studio import accounts, check, intake

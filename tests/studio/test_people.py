@@ -6,8 +6,7 @@ import re
 
 import pytest
 import sqlalchemy as sa
-from conftest import Visit
-from made_studio import PASSWORD, Made, ranking
+from made_studio import PASSWORD, Made, Visit, ranking
 from starlette.testclient import TestClient
 
 from tutelage.records import UserError

@@ -20,10 +20,9 @@ import httpx
 import pytest
 import sqlalchemy as sa
 import uvicorn
-from conftest import Visit
 from fastapi import FastAPI
 from made_round import give_round, train_round
-from made_studio import Made
+from made_studio import Made, Visit
 from starlette.testclient import TestClient
 
 from tutelage.studio import accounts, playground

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from conftest import Visit
-from made_studio import Made
+from made_studio import Made, Visit
 
 from tutelage.records import Response, UserError
 from tutelage.studio import batches, check, queue

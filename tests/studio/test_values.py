@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Visit
 from fastapi import FastAPI
 from made_round import give_round, train_round
-from made_studio import Made, ranking
+from made_studio import Made, Visit, ranking
 from starlette.testclient import TestClient
 
 from tutelage.records import Ranking, Response, UserError, read_records

@@ -10,7 +10,9 @@ from sqlalchemy import bindparam
 
 from tutelage.studio.schema import accounts, answers, assignments, batches, items
 
-_ACCOUNT, _ASSIGNMENT, _NOW = bindparam("account"), bindparam("assignment"), bindparam("now", type_=sa.Float)
+_ACCOUNT = bindparam("account", type_=sa.String)
+_ASSIGNMENT = bindparam("assignment", type_=sa.String)
+_NOW = bindparam("now", type_=sa.Float)
 
 WORKER = (
     sa.select(accounts.c.role, accounts.c.team, accounts.c.active)
