@@ -24,7 +24,7 @@ import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from made_studio import Made
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tutelage.studio import accounts
 from tutelage.studio.accounts import Account
@@ -48,6 +48,7 @@ SWITCHES = [
 PATIENCE = 30_000
 """Milliseconds Playwright waits for anything: a busy machine is no failure."""
 expect.set_options(timeout=PATIENCE)
+HERE = ("http://127.0.0.1:", "data:", "blob:", "about:")
 WIDE, NARROW = {"width": 1200, "height": 900}, {"width": 360, "height": 740}
 
 
@@ -106,7 +107,7 @@ class Live:
 
 
 def watch(page: Page) -> None:
-    """Collect a page's errors and content-policy violations; `calm` reads them."""
+    """Collect a page's errors, content-policy violations and requests to other places; `calm` reads them."""
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
 
@@ -114,12 +115,17 @@ def watch(page: Page) -> None:
         if line.type == "error" and "Failed to load resource" not in line.text:  # an answer of 4xx is no mistake
             wrong.append(line.text)
 
+    def asked(request: Request) -> None:
+        if not request.url.startswith(HERE):
+            wrong.append(f"the page asked for {request.url}")
+
     page.on("console", heard)
+    page.on("request", asked)
     setattr(page, "wrong", wrong)  # noqa: B010 - Playwright's pages take attributes
 
 
 def calm(page: Page) -> None:
-    """Nothing went wrong in a page's scripts, and nothing broke the content policy."""
+    """Nothing went wrong in a page's scripts, broke the content policy, or was asked of another place."""
     assert page.wrong == []  # type: ignore[attr-defined]
 
 

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from browser import Live, calm, look, watch
 from made_studio import PASSWORD, Made, ranking
-from playwright.sync_api import Error, Page, expect
+from playwright.sync_api import Error, Page, Route, expect
 
 from tutelage.studio import accounts, queue
 from tutelage.studio.accounts import Account
@@ -327,6 +327,25 @@ def test_ratings_and_ranks_survive_a_crash(live: Live) -> None:
     back.keyboard.press("Control+Enter")
     back.wait_for_url(live.url + "/")
     assert live.made.answers()[0].body["touched"] is True
+
+
+def test_what_is_typed_before_the_page_is_ready_stays(live: Live) -> None:
+    live.made.filled("demonstrate")
+    me = live.made.account()
+    page = live.context(me).new_page()
+    watch(page)
+    held: list[Route] = []
+    page.route("**/open", lambda route: held.append(route))
+    page.goto(f"{live.url}/task/{queue.claim(live.store, me.id, 'demonstrate')}")
+    page.keyboard.type("Quick as I am")
+    expect(page.locator("#status")).to_have_text("opening…")
+    held[0].continue_()
+    saved(page)
+    expect(page.locator("#response")).to_have_value("Quick as I am")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_url(live.url + "/")
+    assert live.made.answers()[0].body["response"] == "Quick as I am"
+    calm(page)
 
 
 def test_ten_minutes_offline(live: Live) -> None:

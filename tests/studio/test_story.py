@@ -25,15 +25,22 @@ from tutelage.studio.project import FILE, init
 from tutelage.studio.store import open_store
 
 PASSWORD = "a long enough password"
+NO_NETWORK = Path(__file__).parent / "no_network"
 DEMONSTRATIONS, COMPARISONS, K = 6, 30, 4
 TRAINING = 240  # seconds that a round of a tiny model may take on a busy machine
 
 
 @pytest.fixture
 def studio(
-    request: pytest.FixtureRequest, tmp_path: Path, tiny_model_dir: Callable[[str], Path]
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    tiny_model_dir: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[tuple[str, Path, str]]:
-    """A studio started as a user starts it: (address, folder, database URL)."""
+    """A studio started as a user starts it, without a network: (address, folder, database URL)."""
+    calls = tmp_path / "calls"
+    monkeypatch.setenv("TUTELAGE_CALLS", str(calls))
+    monkeypatch.setenv("PYTHONPATH", str(NO_NETWORK))
     folder = tmp_path / "studio"
     project = init(folder, name="Harbour", model=str(tiny_model_dir("llama")))
     small = dataclasses.asdict(project.settings) | {"preset": "small", "k": K, "max_response_tokens": 8}
@@ -46,6 +53,7 @@ def studio(
         yield f"http://127.0.0.1:{server.port}", folder, database
     finally:
         server.kill()
+    assert not calls.exists(), calls.read_text()
 
 
 def person(browser: Browser) -> BrowserContext:
@@ -86,6 +94,7 @@ def demonstrate(page: Page, home: str, count: int) -> None:
     page.get_by_role("button", name="Write the next one").click()
     for n in range(count):
         expect(page.locator("#response")).to_be_focused()
+        expect(page.locator("#status")).not_to_have_text("opening…")
         page.keyboard.type(f"I am sorry about that. We will look into it today, case {n}.")
         before = page.url
         page.keyboard.press("Control+Enter")

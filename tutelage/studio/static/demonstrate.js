@@ -24,6 +24,7 @@ const page = {
     preview();
   },
   answer: () => page.collect(),
+  early: () => (field.value.trim() ? page.collect() : null),
   missing() {
     if (!field.value.trim()) return { text: "Write a response first.", go: () => field.focus() };
     for (const row of pairs?.querySelectorAll(".pair") ?? []) {

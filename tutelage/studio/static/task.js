@@ -5,6 +5,7 @@
 //   restore(body)  put a body back on the page
 //   answer()       the body to submit
 //   missing()      what is not there yet, as {text, go()}, or null
+//   early()        what was typed before the studio answered, or null; a page without it starts empty
 
 import { call, freshKey, passing, problemOf } from "./calls.js";
 import * as kept from "./kept.js";
@@ -21,6 +22,7 @@ export class Task {
     this.page = page;
     this.id = root.dataset.id;
     this.kind = root.dataset.kind;
+    this.home = root.dataset.home;
     this.fence = this.revision = 0;
     this.typed = this.acknowledged = 0; // counts of changes: typed here, held by the studio
     this.failures = 0;
@@ -90,7 +92,9 @@ export class Task {
       this.keepHere(false);
       this.status();
     } else {
-      this.page.restore(there.earlier ?? null);
+      const early = there.earlier ? null : this.page.early?.();
+      this.page.restore(early ?? there.earlier ?? null);
+      if (early) this.changed();
       if (there.earlier) this.said = "This is your answer as submitted. What you submit now replaces it; the old one stays on record.";
       this.status();
     }
@@ -239,14 +243,14 @@ export class Task {
     for (const which of ["main", "aside"]) kept.forget(this.id, which);
     this.calm();
     this.notice(receipt.extra ? "Submitted. Others had finished this task meanwhile; yours is kept as an extra." : "Submitted.");
-    await this.next(receipt.number > 1 ? "/" : null);
+    await this.next(receipt.number > 1 ? this.home : null);
   }
 
   /** Go where the work goes on: the next task of this kind, else the desk. */
   async next(where) {
     while (!where) {
       const reply = await call("POST", `/api/next/${this.kind}`);
-      if (reply.ok || !passing(reply)) where = reply.data.next ?? "/";
+      if (reply.ok || !passing(reply)) where = reply.data.next ?? this.home;
       else {
         this.trouble(reply, "Your answer is booked; the next task comes as soon as the studio answers.");
         await this.pause(this.wait());
