@@ -239,6 +239,26 @@ def test_a_groups_model_is_trained_on_its_rankings_and_scores_all_responses(smal
     assert "model of mornings" in shown and shown.count(">chosen</strong>") == values.SHOWN
 
 
+def test_a_training_is_stopped_and_goes_on(small: tuple[Project, Store, Made]) -> None:
+    project, store, _ = small
+    client = logged_in(store, build(project, store), "admin")
+    nothing = client.post("/values/stop")
+    assert nothing.status_code == 409 and "is being trained" in nothing.text
+    worker = groupmodel.start(store, project, "evenings")
+    pid = groupmodel._next(groupmodel.folder_of(project, "evenings")) / groupmodel.PID
+    until = time.monotonic() + PATIENCE
+    while not pid.exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert "the reward model of group &#39;evenings&#39; is being trained" in client.post("/rounds").text
+    assert client.post("/values/stop").status_code == 200
+    worker.join(PATIENCE)
+    assert groupmodel.training(project) is None
+    assert groupmodel.look(project, "evenings").state == "failed"
+    groupmodel.start(store, project, "evenings").join(PATIENCE)
+    assert groupmodel.look(project, "evenings").state == "ready"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_what_becomes_of_a_groups_model(small: tuple[Project, Store, Made]) -> None:

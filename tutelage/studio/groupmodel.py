@@ -1,20 +1,23 @@
 """A reward model for each group of labelers: trained from the newest SFT run on that group's rankings alone.
 
-    runs/values/GROUP/      rankings.jsonl, config.json, state.json, log.txt, scores.json, reward/ (the run)
+    runs/values/GROUP/      rankings.jsonl, config.json, state.json, pid, log.txt, scores.json, reward/ (the run)
     runs/values/GROUP.next/ the same while it is being made; it takes the old one's place when it is whole
 
 `tutelage reward` trains and `tutelage.score` scores all compared responses, each as a child process. A lock says that
 one of them runs: the children hold it too, so it is true even when the studio was killed meanwhile. What was stopped
-half-way goes on when it is started again.
+half-way, by `stop` or by a kill, goes on when it is started again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -26,7 +29,7 @@ from typing import IO, Any
 import sqlalchemy as sa
 
 from tutelage import config, presets, roundfolder
-from tutelage.records import Ranking, UserError, write_json, write_records
+from tutelage.records import Ranking, UserError, write_json, write_records, write_text
 from tutelage.roundfolder import read_json
 from tutelage.settings import RewardConfig
 from tutelage.studio import rounds
@@ -37,6 +40,8 @@ from tutelage.studio.store import Store
 
 NEEDED = 12
 """Rankings of training prompts, each with an untied pair, from which a group's model is trained: fewer say nothing."""
+PID = "pid"
+"""The file with the process id of the child at work; while the lock is held, the id is its own."""
 JUDGED = "judged"
 """The group that rankings of old against new policy get here: they are scored, and never train."""
 
@@ -147,6 +152,15 @@ def start(store: Store, project: Project, group: str) -> threading.Thread:
     return worker
 
 
+def stop(project: Project) -> None:
+    """Ask the training to stop; it goes on later from its last checkpoint. Raises UserError when none runs."""
+    group = training(project)
+    if group is None:
+        raise UserError("no group's reward model is being trained")
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has not begun yet, or has just ended
+        os.kill(int((_next(folder_of(project, group)) / PID).read_text(encoding="utf-8")), signal.SIGINT)
+
+
 def _newest(project: Project) -> int:
     """The newest finished round that has its SFT run still."""
     for number in reversed(roundfolder.numbers(project.folder)):
@@ -223,7 +237,6 @@ def _work(folder: Path, lock: IO[str]) -> None:
 def _child(command: list[str], folder: Path, lock: int) -> bool:
     """Run one command to its end, holding the lock; whether it did what it should. What it says goes to the log."""
     with (folder / rounds.LOG).open("ab") as said:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=(lock,), check=False
-        )
-    return done.returncode == 0
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=(lock,))
+        write_text(folder / PID, str(child.pid))
+        return child.wait() == 0

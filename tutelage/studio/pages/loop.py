@@ -8,9 +8,10 @@ from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from tutelage.records import UserError
-from tutelage.studio import overview, rounds
+from tutelage.studio import groupmodel, overview, rounds
 from tutelage.studio.app import Runs, Sees, TheProject, TheStore, page
 from tutelage.studio.live import live
+from tutelage.studio.project import Project
 from tutelage.studio.rounds import Round, Wish
 from tutelage.studio.security import REPORT_POLICY
 from tutelage.studio.store import Store
@@ -46,6 +47,7 @@ def start(
         raise UserError("choose at least one group whose rankings train the reward model")
     if max(next_prompts, judge_prompts) > 1000:
         raise UserError("at most 1,000 prompts a batch")
+    _alone(project)
     return RedirectResponse(f"/rounds/{rounds.start(store, project, me, wish)}", 303)
 
 
@@ -85,9 +87,10 @@ def stop(store: TheStore, me: Runs, number: int) -> Response:
 
 
 @router.post("/rounds/{number}/resume")
-def resume(store: TheStore, me: Runs, number: int) -> Response:
+def resume(store: TheStore, project: TheProject, me: Runs, number: int) -> Response:
     """Go on with it."""
     _found(store, number)
+    _alone(project)
     rounds.resume(store, number, me)
     return RedirectResponse(f"/rounds/{number}", 303)
 
@@ -99,6 +102,12 @@ def report(store: TheStore, me: Sees, number: int) -> Response:
     if not path.is_file():
         raise HTTPException(404, f"round {number} has no report: it is not finished, or its folder was removed")
     return FileResponse(path, media_type="text/html", headers={"Content-Security-Policy": REPORT_POLICY})
+
+
+def _alone(project: Project) -> None:
+    """A round and a group's reward model would only slow each other down."""
+    if group := groupmodel.training(project):
+        raise UserError(f"the reward model of group {group!r} is being trained; wait until it ends, or stop it")
 
 
 def _found(store: Store, number: int) -> Round:

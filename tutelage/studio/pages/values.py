@@ -38,6 +38,16 @@ def train(
     return RedirectResponse("/values#models", 303)
 
 
+@router.post("/values/stop")
+def stop(request: Request, store: TheStore, project: TheProject, me: Runs) -> Response:
+    """Stop the training; it can go on later."""
+    try:
+        groupmodel.stop(project)
+    except UserError as error:
+        return _page(request, store, project, me, status=409, problem=str(error))
+    return RedirectResponse("/values#models", 303)
+
+
 @router.get("/api/values/training")
 def training(project: TheProject, me: Sees) -> Response:
     """Which group's model is being trained: {"group": name or null}."""
