@@ -19,6 +19,11 @@ install() {
 	if (path) >/dev/null 2>&1; then
 		return
 	fi
+	exec 9>"${TMPDIR:-/tmp}/tutelage-install.lock" # one at a time: tests run side by side
+	flock 9
+	if (path) >/dev/null 2>&1; then
+		return
+	fi
 	if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
 		echo "Chromium can be installed here by root, with apt-get, only" >&2
 		exit 3

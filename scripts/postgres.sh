@@ -23,6 +23,11 @@ install() {
 	if (bin) >/dev/null 2>&1; then
 		return
 	fi
+	exec 9>"${TMPDIR:-/tmp}/tutelage-install.lock" # one at a time: tests run side by side
+	flock 9
+	if (bin) >/dev/null 2>&1; then
+		return
+	fi
 	if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
 		echo "PostgreSQL can be installed here by root, with apt-get, only" >&2
 		exit 3

@@ -16,6 +16,8 @@ from tinymodels import save_tiny
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test may ask a model hub
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads and forked test processes do not mix
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker a core: threads of their own would only get in the way
 
 # A busy machine is no failure, and the same commit passes or fails the same way every time.
 settings.register_profile("house", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -102,6 +102,15 @@ def test_ticks_are_few_round_and_inside(low: float, high: float) -> None:
     assert all(low - 1e-9 <= t <= high + 1e-9 for t in found)
 
 
+def test_steps_are_counted_in_whole_numbers() -> None:
+    def labels(*xs: float) -> list[str]:
+        drawn = charts.lines("t", [charts.Series("s", [(x, 3.0 + x) for x in xs])], x_label="step")
+        return re.findall(r'"middle">([^<]+)<', drawn)
+
+    assert labels(0, 1) == ["0", "1"]
+    assert "0.2" in labels(0, 0.5, 1)
+
+
 def test_charts_escape_their_words_and_survive_odd_numbers() -> None:
     odd = [charts.Bar('<b>"&', 0.5, 0.5, 0.5, 'x"', "<i>")]
     assert "<b>" not in charts.bars("<t>", odd)

@@ -79,13 +79,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Data from low to high on pixels from start to end; `form` writes its ticks."""
+    """Data from low to high on pixels from start to end; `form` writes its ticks, which may be whole numbers only."""
 
     low: float
     high: float
     start: float
     end: float
     form: Form = "{:g}".format
+    whole: bool = False
 
     def at(self, value: float) -> float:
         """The pixel of a value, kept within the axis."""
@@ -95,7 +96,7 @@ class Axis:
 
     def ticks(self, count: int = 4) -> list[float]:
         """About `count` round values within the axis."""
-        return ticks(self.low, self.high, count)
+        return [t for t in ticks(self.low, self.high, count) if not self.whole or t == round(t)]
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -174,7 +175,7 @@ def lines(
     xs = [x for s in shown for x, _ in s.points] or [0.0]
     ys = [y for s in shown for _, y in s.points] + ([] if reference is None else [reference])
     bottom = head + 140
-    across = Axis(min(xs), max(xs), 48, WIDTH - 12)
+    across = Axis(min(xs), max(xs), 48, WIDTH - 12, whole=all(x == round(x) for x in xs))  # there is no step 0.2
     up = _padded(ys or [0.0], low, high, bottom, head + 8, form)
     parts = [legend, _grid_x(across, head + 8, bottom), _grid_y(up, across), _axis_label(x_label, bottom)]
     if reference is not None:
