@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,8 +14,8 @@ from starlette.testclient import TestClient
 from tutelage.studio import accounts, queue
 from tutelage.studio.accounts import Account
 from tutelage.studio.ids import new_id
+from tutelage.studio.schema import EVERYONE, answers, assignments, batches, forms, items, prompts, responses
 from tutelage.studio.schema import accounts as account_table
-from tutelage.studio.schema import answers, assignments, batches, forms, items, prompts, responses
 from tutelage.studio.store import Store
 
 Visit = Callable[[str | Account], TestClient]
@@ -53,6 +54,16 @@ class Made:
     def account(self, role: str = "labeler", *, name: str = "", team: str = "", password: str = PASSWORD) -> Account:
         """An account that can log in."""
         return accounts.create(self.store, name or f"{role}-{self._next()}", password, role, team)
+
+    def screened(self, standing: str = "candidate", *, name: str = "") -> Account:
+        """A labeler who is a candidate, or was one."""
+        made = self.account("labeler", name=name)
+        with self.store.write() as tx:
+            tx.execute(account_table.update().where(account_table.c.id == made.id).values(standing=standing))
+            if standing != "candidate":
+                what = {"admitted": "admit", "declined": "decline"}[standing]
+                queue.log(tx, self.store.clock(), None, what, made.id)
+        return replace(made, standing=standing)
 
     def crowd(self, count: int, role: str = "labeler", team: str = "training") -> list[str]:
         """Ids of many accounts at once. They cannot log in with a password: hashing one is slow on purpose."""
@@ -115,7 +126,8 @@ class Made:
         return [str(row["id"]) for row in made]
 
     def batch(self, kind: str = "compare", *, overlap: int = 1, name: str = "", **values: Any) -> str:
-        """The id of an open batch without items."""
+        """The id of an open batch without items; one that screens has places for everyone."""
+        overlap = EVERYONE if values.get("screening") else overlap
         now = self.store.clock()
         made = new_id(now)
         with self.store.write() as tx:

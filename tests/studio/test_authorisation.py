@@ -19,28 +19,36 @@ from tutelage.studio.accounts import Account
 from tutelage.studio.schema import ROLES, accounts
 from tutelage.studio.store import Store
 
-WHO = {"n": "nobody", "l": "labeler", "h": "heldout", "r": "reviewer", "a": "admin"}
+WHO = {
+    "n": "nobody",
+    "c": "candidate",  # a labeler who is being screened
+    "d": "declined",  # and one who was
+    "l": "labeler",
+    "h": "heldout",
+    "r": "reviewer",
+    "a": "admin",
+}
 
 MAY = {
-    "GET /": "lhra",
+    "GET /": "cdlhra",
     "GET /setup": "",  # everybody, and then nobody ever again: it is set up
     "POST /setup": "",
-    "GET /login": "nlhra",
-    "POST /login": "nlhra",
-    "POST /logout": "lhra",
-    "GET /join/{token}": "nlhra",
-    "POST /join/{token}": "nlhra",
-    "GET /guidelines": "lhra",
-    "POST /next/{kind}": "lh",
-    "POST /api/next/{kind}": "lh",
-    "GET /task/{assignment}": "lh",
-    "POST /task/{assignment}/resume": "lh",
-    "POST /api/task/{assignment}/open": "lh",
-    "PUT /api/task/{assignment}/draft": "lh",
-    "POST /api/task/{assignment}/submit": "lh",
-    "POST /task/{assignment}/skip": "lh",
-    "POST /task/{assignment}/postpone": "lh",
-    "POST /api/preview": "lh",
+    "GET /login": "ncdlhra",
+    "POST /login": "ncdlhra",
+    "POST /logout": "cdlhra",
+    "GET /join/{token}": "ncdlhra",
+    "POST /join/{token}": "ncdlhra",
+    "GET /guidelines": "cdlhra",
+    "POST /next/{kind}": "cdlhra",
+    "POST /api/next/{kind}": "cdlhra",
+    "GET /task/{assignment}": "cdlhra",
+    "POST /task/{assignment}/resume": "cdlhra",
+    "POST /api/task/{assignment}/open": "cdlhra",
+    "PUT /api/task/{assignment}/draft": "cdlhra",
+    "POST /api/task/{assignment}/submit": "cdlhra",
+    "POST /task/{assignment}/skip": "cdlhra",
+    "POST /task/{assignment}/postpone": "cdlhra",
+    "POST /api/preview": "cdlhra",
     "GET /prompts": "ra",
     "POST /prompts": "a",
     "GET /prompts/import": "a",
@@ -55,11 +63,19 @@ MAY = {
     "POST /batches/{number}": "a",
     "GET /people": "ra",
     "POST /people/invite": "a",
+    "POST /people/screening": "a",
     "GET /people/{number}": "ra",
     "POST /people/{number}": "a",
     "POST /people/{number}/password": "a",
-    "GET /survey": "lhra",
-    "POST /survey/{kind}": "lhra",
+    "GET /desk": "ra",
+    "GET /screening": "ra",
+    "GET /screening/grade": "ra",
+    "POST /screening/grade": "ra",
+    "POST /screening/topics": "c",
+    "GET /screening/{handle}": "a",
+    "POST /screening/{handle}": "a",
+    "GET /survey": "cdlhra",
+    "POST /survey/{kind}": "cdlhra",
     "GET /survey/results": "a",
     "GET /loop": "ra",
     "POST /rounds": "a",
@@ -70,6 +86,7 @@ MAY = {
     "GET /rounds/{number}/report": "ra",
     "GET /values": "ra",
     "POST /values/train": "a",
+    "POST /values/stop": "a",
     "GET /api/values/training": "ra",
     "GET /playground": "lhra",
     "POST /api/playground/answer": "lhra",
@@ -84,6 +101,7 @@ SENT: dict[str, dict[str, Any]] = {
     "POST /rounds": {"data": {"offered": "1"}},  # without a group: refused before anything trains
     "POST /task/{assignment}/skip": {"data": {"reason": "unclear"}},
     "POST /login": {"data": {"name": "nobody", "password": "wrong"}},
+    "POST /screening/grade": {"data": {"answer": "1", "grade": "4"}},
 }
 """What a request needs so that it is the role, and not a missing field, that decides."""
 
@@ -106,7 +124,7 @@ def ask(client: TestClient, name: str, **values: str) -> Response:
     """Make a request, its path filled in; things that are not named are called "1"."""
     method, path = name.split(" ")
     fill = {"kind": "compare", "token": "no-such-invitation"} | values
-    for key in ("kind", "token", "assignment", "number", "name:path", "name"):
+    for key in ("kind", "token", "assignment", "number", "handle", "name:path", "name"):
         path = path.replace("{" + key + "}", fill.get(key, "1"))
     sent = SENT.get(name) or ({"json": {}} if path.startswith("/api/") and method != "GET" else {})
     return client.request(method, path, follow_redirects=False, **sent)
@@ -127,6 +145,7 @@ def test_every_route_has_a_line(app: FastAPI) -> None:
 
 def test_the_matrix(app: FastAPI, visit: Visit, made: Made) -> None:
     people = {role: made.account(role) for role in ROLES}
+    people |= {standing: made.screened(standing) for standing in ("candidate", "declined")}
     wrong = []
     for name, (letter, role) in itertools.product(names(app), WHO.items()):
         client = TestClient(app) if role == "nobody" else visit(people[role])  # a session each: some end it
@@ -145,7 +164,7 @@ def test_the_matrix(app: FastAPI, visit: Visit, made: Made) -> None:
             if answer.status_code != where:
                 wrong.append(f"{name} as nobody: {answer.status_code}, expected {where}")
     assert wrong == []
-    assert set(WHO.values()) == {"nobody", *ROLES}
+    assert set(WHO.values()) == {"nobody", "candidate", "declined", *ROLES}
 
 
 # ---- other people's work ---------------------------------------------------------------------------------------

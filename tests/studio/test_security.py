@@ -179,6 +179,13 @@ def test_a_session_that_ended_sends_a_person_to_the_login_and_tells_a_script(vis
 # ---- guessing --------------------------------------------------------------------------------------------------
 
 
+def test_a_wrong_password_costs_only_the_password(client: TestClient, made: Made) -> None:
+    made.account(name='Élodie "E" <b>')
+    answer = log_in(client, 'Élodie "E" <b>', "wrong password")
+    assert answer.status_code == 401
+    assert 'value="Élodie &#34;E&#34; &lt;b&gt;"' in answer.text
+
+
 def test_ten_wrong_passwords_are_enough_for_a_minute(client: TestClient, made: Made) -> None:
     me = made.account()
     found = [log_in(client, me.name, "wrong password").status_code for _ in range(11)]

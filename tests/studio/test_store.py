@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import sqlite3
@@ -23,7 +24,7 @@ from tutelage.studio import store as store_module
 from tutelage.studio.backup import backup, dump, restore
 from tutelage.studio.check import check
 from tutelage.studio.forms import default_form, form
-from tutelage.studio.schema import APPEND_ONLY, HEAD, VERSIONS, actions, forms, items, metadata, votes
+from tutelage.studio.schema import APPEND_ONLY, HEAD, VERSIONS, actions, forms, grades, items, metadata, topics, votes
 from tutelage.studio.store import Store, Unavailable, connect, open_store, url_of
 
 # ---- schema ----------------------------------------------------------------------------------------------------
@@ -86,9 +87,13 @@ def test_what_people_did_cannot_be_changed_or_deleted(store: Store, made: Made, 
     made.filled()
     [me] = made.crowd(1)
     made.answer(me)
+    answer = made.answers()[0].id
     with store.write() as tx:
         row = {"id": "vote", "account_id": me, "prompt": "p", "answers": [], "best": 0, "created": 0.0}
         tx.execute(votes.insert().values(**row))
+        revision = {"account_id": me, "number": 1, "created": 0.0}
+        tx.execute(topics.insert().values(id="topic", text="the sea", **revision))
+        tx.execute(grades.insert().values(id="grade", answer_id=answer, grade=4, **revision))
     before = list(dump(store))
     statement = f'DELETE FROM "{table}"' if verb == "DELETE" else f"UPDATE \"{table}\" SET id = 'x'"
     with pytest.raises(sa.exc.DBAPIError, match="append-only"), store.write() as tx:
@@ -99,7 +104,7 @@ def test_what_people_did_cannot_be_changed_or_deleted(store: Store, made: Made, 
 def test_nor_replaced_nor_emptied(store: Store, made: Made) -> None:
     made.filled()
     made.answer(made.crowd(1)[0])
-    statement = "INSERT OR REPLACE INTO answer SELECT * FROM answer" if store.sqlite else "TRUNCATE answer"
+    statement = "INSERT OR REPLACE INTO answer SELECT * FROM answer" if store.sqlite else "TRUNCATE answer CASCADE"
     with pytest.raises(sa.exc.DBAPIError, match="append-only"), store.write() as tx:
         tx.execute(sa.text(statement))
 
@@ -119,6 +124,163 @@ def test_views_show_the_latest_answers_to_whoever_opens_the_file(store: Store, m
     assert [(w["revision"], "better words" in str(w["body"])) for w in written] == [(2, True)]
     assert len(ranked) == 2 and {r["team"] for r in ranked} == {"training"}
     assert (progress["items"], progress["done"], progress["held"], progress["wanted"]) == (1, 1, 0, 1)
+
+
+# ---- databases of earlier versions ------------------------------------------------------------------------------
+
+
+def rows_of(url: str) -> dict[str, list[dict[str, object]]]:
+    """Every row of every table, as the tables are in the database, whatever its schema."""
+    engine = connect(url)
+    with engine.connect() as tx:
+        tables = sa.MetaData()
+        tables.reflect(tx)
+        found = {
+            table.name: [dict(row._mapping) for row in tx.execute(sa.select(table).order_by(*table.primary_key))]
+            for table in tables.sorted_tables
+            if table.name != VERSIONS
+        }
+    engine.dispose()
+    return found
+
+
+@pytest.fixture
+def first_schema(empty_database: Callable[[], str]) -> str:
+    """The URL of a database that the first schema made, in which people worked: a row in every table."""
+    url = empty_database()
+    opened = open_store(url, schema="0001")
+    account = {"password": "x", "role": "labeler", "team": "training", "active": True, "created": 1.5}
+    batch = {"mode": "helpful-first", "overlap": 2, "team": "", "form": 2, "priority": 3, "open": True, "created": 2.0}
+    prompt = {"text": "Sea?", "writer": "w", "use_case": "chat", "kind": "plain", "split": "train", "flags": ["x"]}
+    item = {"prompt_id": "p", "place": 0, "quota": 2, "held": 0, "done": 1, "free": True}
+    done = {"account_id": "kim", "order_seed": 7, "seconds": 3.25}
+    task = {"state": "submitted", "fence": 2, "expires": 9.0, "claimed": 3.0, "draft": None, "draft_no": 0}
+    answer = {"number": 1, "form": 2, "mode": "helpful-first", "extra": False, "created": 4.0}
+    wrote = {"response": "naïve ☃"}
+    reply = {
+        "prompt_id": "p",
+        "text": "Wide.",
+        "model": "m",
+        "tokens": 3,
+        "ended": True,
+        "sampling": {},
+        "created": 1.0,
+    }
+    kept = {
+        "form": [{"number": 2, "body": {"likert": {}, "flags": [{"name": "violent_content"}]}, "created": 0.5}],
+        "account": [{"id": "kim", "name": "Kim", "login": "kim"} | account],
+        "session": [{"token": "t", "account_id": "kim", "created": 1.0, "seen": 1.0, "expires": 9e9}],
+        "invitation": [
+            {"token": "t", "role": "labeler", "team": "x", "made_by": "kim", "created": 1.0, "expires": 9e9}
+            | {"used": None, "used_by": None}
+        ],
+        "prompt": [{"id": "p", "source": "s", "created": 1.0} | prompt],
+        "response": [{"id": "p/1"} | reply, {"id": "p/2"} | reply],
+        "batch": [
+            {"id": "b", "name": "b", "kind": "demonstrate"} | batch,
+            {"id": "c", "name": "c", "kind": "compare"} | batch,
+        ],
+        "item": [
+            {"id": "i", "batch_id": "b", "responses": []} | item,
+            {"id": "j", "batch_id": "c", "responses": ["p/1", "p/2"]} | item,
+        ],
+        "assignment": [{"id": "s", "item_id": "i"} | done | task, {"id": "u", "item_id": "j"} | done | task],
+        "answer": [
+            {"id": "a", "item_id": "i", "key": "k" * 20, "body": wrote} | done | answer,
+            {"id": "r", "item_id": "j", "key": "r" * 20, "body": ranking(2)} | done | answer,
+        ],
+        "action": [
+            {"id": f"l{name}", "at": 4.0, "account_id": "kim", "what": "submit", "about": name, "detail": {"n": 1}}
+            for name in "ar"
+        ],
+        "import": [
+            {"id": "m", "file": "f", "account_id": None, "kept": 1, "dropped": [], "notes": ["n"], "created": 1.0}
+        ],
+        "vote": [{"id": "v", "account_id": None, "prompt": "p", "answers": [], "best": -1, "created": 1.0}],
+        "round": [
+            {"number": 1, "state": "failed", "folder": "f", "pid": 1, "settings": {"k": 4}, "message": "m"}
+            | {"started": 1.0, "ended": None}
+        ],
+        "survey": [{"id": "y", "day": "2026-11-20", "body": {"survey": "who"}}],
+    }
+    with opened.write() as tx:
+        tables = sa.MetaData()
+        tables.reflect(tx)
+        assert set(kept) == set(tables.tables) - {VERSIONS}
+        for name, rows in kept.items():
+            tx.execute(tables.tables[name].insert(), rows)
+    opened.close()
+    return url
+
+
+def as_it_was(before: dict[str, list[dict[str, object]]], after: dict[str, list[dict[str, object]]]) -> None:
+    """Everything that was there is there, column by column; forms say more, of the same questions."""
+    for table, rows in before.items():
+        found = [{name: copy.deepcopy(row[name]) for name in rows[0]} for row in after[table]]
+        if table == "form":
+            for row in found:
+                body = row["body"]
+                assert isinstance(body, dict)
+                assert [flag.pop("sensitive") for flag in body["flags"]].count(True) == (6 if row["number"] == 1 else 1)
+        assert found == rows, table
+
+
+def test_a_database_of_the_first_schema_keeps_all_it_has(first_schema: str) -> None:
+    before = rows_of(first_schema)
+    opened = open_store(first_schema)
+    after = rows_of(first_schema)
+    as_it_was(before, after)
+    assert {row["standing"] for row in after["account"]} == {"unscreened"}
+    assert {row["screening"] for row in after["batch"]} == {False}
+    assert [after[name] for name in ("grade", "topic", "setting")] == [[], [], []]
+    assert check(opened) == []
+    assert form(opened, 1) == default_form()
+    with opened.read() as tx:
+        views = [
+            len(tx.execute(sa.text(f"SELECT * FROM {v}")).all()) for v in ("demonstrations", "rankings", "progress")
+        ]
+    assert views == [1, 1, 2]
+    with pytest.raises(sa.exc.DBAPIError, match="append-only"), opened.write() as tx:
+        tx.execute(sa.text("DELETE FROM answer"))
+    opened.close()
+    again = open_store(first_schema)
+    assert rows_of(first_schema) == after
+    again.close()
+
+
+def test_a_backup_of_the_first_schema_comes_back(
+    first_schema: str, tmp_path: Path, empty_database: Callable[[], str]
+) -> None:
+    before = rows_of(first_schema)
+    store = Store(connect(first_schema))
+    lines = [json.dumps({"studio": 1, "schema": "0001"})]
+    names = [t.name for t in metadata.sorted_tables if t.name in before]
+    lines += [json.dumps({"table": name, **row}) for name in names for row in before[name]]
+    (tmp_path / "lines").write_text("\n".join(lines) + "\n")
+    sources = [tmp_path / "lines"]
+    if store.sqlite:  # a backup of SQLite is the file itself
+        sources.append(Path(str(store.engine.url.database)))
+    store.close()
+    for source in sources:
+        url = empty_database()
+        assert restore(url, source) == sum(map(len, before.values()))
+        as_it_was(before, rows_of(url))
+        opened = open_store(url)
+        assert check(opened) == []
+        opened.close()
+
+
+def test_views_keep_their_columns(store: Store, empty_database: Callable[[], str]) -> None:
+    first = open_store(empty_database(), schema="0001")
+    columns = [
+        {
+            view: [c["name"] for c in sa.inspect(one.engine).get_columns(view)]
+            for view in ("demonstrations", "rankings", "progress")
+        }
+        for one in (first, store)
+    ]
+    first.close()
+    assert columns[0] == columns[1]
 
 
 # ---- databases that cannot be opened ---------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from sqlalchemy.exc import IntegrityError
 from tutelage.records import UserError
 from tutelage.studio.ids import new_id
 from tutelage.studio.places import log, release
-from tutelage.studio.schema import ROLES, accounts, invitations, login_of, sessions
+from tutelage.studio.schema import ROLES, accounts, invitations, login_of, sessions, settings
 from tutelage.studio.store import Store
 
 DAY = 86_400.0
@@ -39,6 +39,8 @@ SHORTEST, LONGEST = 10, 1000
 """Characters of a password."""
 VARIETY = 5
 """Different characters in a password, at least: neither aaaaaaaaaa nor 1212121212."""
+SCREENED_FIRST = "screened-first"
+"""The setting that says whether labelers who join are candidates first."""
 TRIES = RateLimitItemPerMinute(10)
 """Failed logins per minute, for one name and for one address."""
 
@@ -53,12 +55,13 @@ def _nobody() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who is asking."""
+    """Who is asking. standing: one of STANDINGS, for labelers who are screened."""
 
     id: str
     name: str
     role: str
     team: str
+    standing: str = "unscreened"
 
     @property
     def admin(self) -> bool:
@@ -69,6 +72,16 @@ class Account:
     def labels(self) -> bool:
         """Whether this account gives feedback."""
         return self.role in ("labeler", "heldout")
+
+    @property
+    def candidate(self) -> bool:
+        """Whether this labeler is being screened."""
+        return self.role == "labeler" and self.standing == "candidate"
+
+    @property
+    def declined(self) -> bool:
+        """Whether this labeler was screened, and is given no work."""
+        return self.role == "labeler" and self.standing == "declined"
 
 
 class Throttle:
@@ -93,7 +106,7 @@ class Throttle:
 
 
 def _account(row: Row[Any]) -> Account:
-    return Account(row.id, row.name, row.role, row.team)
+    return Account(row.id, row.name, row.role, row.team, row.standing)
 
 
 def _digest(token: str) -> str:
@@ -206,7 +219,7 @@ def open_session(store: Store, account: str) -> str:
 
 
 _SESSION = (  # built once: every request asks
-    sa.select(accounts.c.id, accounts.c.name, accounts.c.role, accounts.c.team, sessions.c.seen)
+    sa.select(accounts.c.id, accounts.c.name, accounts.c.role, accounts.c.team, accounts.c.standing, sessions.c.seen)
     .join(sessions, sessions.c.account_id == accounts.c.id)
     .where(sessions.c.token == sa.bindparam("token"), sessions.c.expires > sa.bindparam("now"), accounts.c.active)
 )
@@ -265,18 +278,29 @@ def invitation(store: Store, token: str) -> Row[Any] | None:
 
 
 def join(store: Store, token: str, name: str, password: str) -> Account:
-    """Use an invitation. Raises UserError when it was used or ran out, or the name is taken."""
+    """Use an invitation. Raises UserError when it was used or ran out, or the name is taken.
+
+    A labeler is a candidate first where new ones are screened; held-out labelers never are (paper B.1).
+    """
     found = invitation(store, token)
     if found is None:
         raise UserError("this invitation was used already or ran out; ask for a new one")
     made, values = _fresh(store, name, password, found.role, found.team)
     with store.write() as tx:
+        if found.role == "labeler" and screened_first(tx):
+            values["standing"] = "candidate"
         _insert(tx, made, values)
         unused = sa.and_(invitations.c.token == found.token, invitations.c.used.is_(None))
         used = tx.execute(invitations.update().where(unused).values(used=store.clock(), used_by=made.id))
         if used.rowcount != 1:  # two tabs at once: the account goes with the transaction
             raise UserError("this invitation was used already; ask for a new one")
     return made
+
+
+def screened_first(tx: Connection) -> bool:
+    """Whether labelers who join are candidates first."""
+    query = sa.select(settings.c.value).where(settings.c.name == SCREENED_FIRST)
+    return bool(tx.execute(query).scalar_one_or_none())
 
 
 def change(store: Store, by: Account, account: str, *, role: str, team: str, active: bool) -> None:

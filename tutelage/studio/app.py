@@ -114,15 +114,35 @@ def needs(*roles: str) -> Callable[[Request], Account]:
 TheStore = Annotated[Store, Depends(store_of)]
 TheProject = Annotated[Project, Depends(project_of)]
 Anyone = Annotated[Account, Depends(needs())]
-Labels = Annotated[Account, Depends(needs("labeler", "heldout"))]
 Sees = Annotated[Account, Depends(needs("reviewer", "admin"))]
 Runs = Annotated[Account, Depends(needs("admin"))]
+
+
+def _candidate(me: Anyone) -> Account:
+    if not me.candidate:
+        raise HTTPException(403, "this is for those who are being screened")
+    return me
+
+
+def _inside(me: Anyone) -> Account:
+    if me.candidate or me.declined:
+        raise HTTPException(403, "this page is for those who were admitted")
+    return me
+
+
+Candidate = Annotated[Account, Depends(_candidate)]
+Inside = Annotated[Account, Depends(_inside)]
+
+
+def home_of(me: Account) -> str:
+    """Where an account's tasks wait. Researchers, who come home to the loop, have a desk beside it."""
+    return "/" if me.labels else "/desk"
 
 
 def page(request: Request, name: str, account: Account | None = None, status: int = 200, **more: Any) -> HTMLResponse:
     """A template as a response; every page knows who is asking and what the studio is called."""
     template = request.app.state.templates.get_template(name)
-    values = {"me": account, "project": project_of(request), "path": request.url.path, "problem": ""}
+    values = {"me": account, "project": project_of(request), "path": request.url.path, "problem": "", "typed": ""}
     return HTMLResponse(template.render(values | more), status)
 
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tutelage.records import UserError
 from tutelage.studio.check import check
-from tutelage.studio.schema import metadata
+from tutelage.studio.schema import VERSIONS, metadata
 from tutelage.studio.store import Store, connect, known, open_store, revision
 
 SQLITE = b"SQLite format 3\x00"
@@ -167,11 +167,18 @@ def _must_be_empty(url: str, schema: str = "head") -> None:
     store = open_store(url, schema=schema)
     try:
         with store.read() as tx:
-            for table in metadata.sorted_tables:
+            for table in _tables(tx).sorted_tables:
                 if table.name != "form" and tx.execute(sa.select(table).limit(1)).first() is not None:
                     raise UserError(f"{store.engine.url.render_as_string()}: is not empty; restore into a new one")
     finally:
         store.close()
+
+
+def _tables(tx: Connection) -> sa.MetaData:
+    """The tables as they are in a database, whatever its schema, without the one that says which it is."""
+    found = sa.MetaData()
+    found.reflect(tx, only=lambda name, _: name != VERSIONS)
+    return found
 
 
 def _load(url: str, schema: str, lines: Iterator[str], name: str) -> int:
@@ -179,8 +186,7 @@ def _load(url: str, schema: str, lines: Iterator[str], name: str) -> int:
     store = open_store(url, schema=schema)
     try:
         with store.write() as tx:
-            tables = sa.MetaData()
-            tables.reflect(tx)
+            tables = _tables(tx)
             tx.execute(tables.tables["form"].delete())  # the backup brings its own
             rows = _insert(tx, tables, lines)
     except SQLAlchemyError as error:

@@ -18,7 +18,18 @@ from tutelage.records import MAX_RANKED, SPLITS, FieldError, Response, UserError
 from tutelage.studio import filing, queue
 from tutelage.studio.accounts import Account
 from tutelage.studio.ids import new_id
-from tutelage.studio.schema import KINDS, MODES, accounts, actions, assignments, batches, forms, items, prompts
+from tutelage.studio.schema import (
+    EVERYONE,
+    KINDS,
+    MODES,
+    accounts,
+    actions,
+    assignments,
+    batches,
+    forms,
+    items,
+    prompts,
+)
 from tutelage.studio.store import Store
 
 MOST_LABELERS = 50
@@ -36,11 +47,12 @@ class Terms:
     overlap: int
     team: str
     priority: int
+    screening: bool = False  # for everyone who is given screening tasks: overlap and group do not apply
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A batch and how far it is. All counts are places: items times labelers per item."""
+    """A batch and how far it is. All counts are places: items times labelers per item (for screening: without end)."""
 
     id: str
     name: str
@@ -51,6 +63,7 @@ class Progress:
     form: int
     priority: int
     open: bool
+    screening: bool
     items: int
     wanted: int
     done: int
@@ -75,28 +88,32 @@ def add_demonstrate(
     overlap: int = 1,
     team: str = "",
     priority: int = 0,
+    screening: bool = False,
     account: Account | None = None,
 ) -> str:
     """A batch of prompts to write responses to; returns its id. Raises UserError when no prompt fits.
 
     split: one of SPLITS, or "all". use_cases: those wanted, all when empty. number: prompts, at most, spread evenly
     over the use cases so that none is forgotten; quota: prompts of one use case, at most, 0 for no limit. Prompts
-    that are in a demonstrate batch already are left out unless `again`.
+    that are in a demonstrate batch already are left out unless `again`; a batch that screens and one that does not
+    take none from each other.
     """
     if split not in (*SPLITS, "all"):
         raise UserError(f"no split {split!r}; one of {', '.join(SPLITS)}, all")
     if number < 1 or quota < 0:
         raise UserError("the number of prompts must be at least 1, the quota per use case at least 0")
     with store.write() as tx:
-        found = _candidates(tx, split, use_cases, again=again)
+        found = _candidates(tx, split, use_cases, again=again, screening=screening)
         chosen = _spread(found, number, quota)
         if not chosen:
             raise UserError("no prompt fits: bring prompts in, or allow those that are in a batch already")
-        terms = Terms(mode, overlap, team, priority)
+        terms = Terms(mode, overlap, team, priority, screening)
         return _make(tx, store.clock(), account, name, "demonstrate", terms, [(p, ()) for p in chosen])
 
 
-def _candidates(tx: Connection, split: str, use_cases: Sequence[str], *, again: bool) -> list[tuple[str, str]]:
+def _candidates(
+    tx: Connection, split: str, use_cases: Sequence[str], *, again: bool, screening: bool
+) -> list[tuple[str, str]]:
     """(id, use case) of the prompts that may be chosen, oldest first."""
     query = sa.select(prompts.c.id, prompts.c.use_case).order_by(prompts.c.created, prompts.c.id)
     if split != "all":
@@ -104,7 +121,8 @@ def _candidates(tx: Connection, split: str, use_cases: Sequence[str], *, again: 
     if use_cases:
         query = query.where(prompts.c.use_case.in_(use_cases))
     if not again:
-        asked = sa.select(items.c.prompt_id).join(batches).where(batches.c.kind == "demonstrate")
+        alike = batches.c.kind == "demonstrate", batches.c.screening == screening
+        asked = sa.select(items.c.prompt_id).join(batches).where(*alike)
         query = query.where(prompts.c.id.not_in(asked))
     return [(row.id, row.use_case) for row in tx.execute(query)]
 
@@ -130,6 +148,7 @@ def add_compare(
     overlap: int = 1,
     team: str = "",
     priority: int = 0,
+    screening: bool = False,
     account: Account | None = None,
 ) -> str:
     """A batch of responses to rank; returns its id. The prompts must be in the database. Raises UserError.
@@ -140,7 +159,7 @@ def add_compare(
     entries = worth_ranking(rows, kind)
     if not entries:
         raise UserError("nothing to rank: no prompt has two different responses")
-    terms = Terms(mode, overlap, team, priority)
+    terms = Terms(mode, overlap, team, priority, screening)
     with store.write() as tx:
         return file_compare(tx, store.clock(), name, entries, kind=kind, terms=terms, account=account)
 
@@ -204,18 +223,24 @@ def _make(
     if kind not in KINDS:
         raise UserError(f"no kind {kind!r}; one of {', '.join(KINDS)}")
     _check(terms)
+    if terms.screening and kind not in queue.SCREENS:
+        raise UserError("a screening batch asks to write or to rank; judging is for evaluation")
     made = new_id(now)
     newest = tx.execute(sa.select(sa.func.max(forms.c.number))).scalar_one()
     values = {"id": made, "name": name, "kind": kind, "form": newest, "open": True, "created": now}
     tx.execute(batches.insert().values(**values, **_columns(terms)))
     queue.add_items(tx, now, made, entries)
     by = account.id if account else None
-    queue.log(tx, now, by, "batch", made, items=len(entries), kind=kind, overlap=terms.overlap)
+    told = {"kind": kind, "overlap": terms.overlap, "screening": terms.screening}
+    queue.log(tx, now, by, "batch", made, items=len(entries), **told)
     return made
 
 
 def _columns(terms: Terms) -> dict[str, Any]:
-    return {"mode": terms.mode, "overlap": terms.overlap, "team": terms.team.strip(), "priority": terms.priority}
+    row: dict[str, Any] = {"mode": terms.mode, "priority": terms.priority, "screening": terms.screening}
+    if terms.screening:
+        return row | {"overlap": EVERYONE, "team": ""}
+    return row | {"overlap": terms.overlap, "team": terms.team.strip()}
 
 
 def _check(terms: Terms) -> None:
@@ -253,9 +278,14 @@ def read_samples(*files: Path) -> list[tuple[str, list[Response]]]:
 def change(
     store: Store, account: Account, batch: str, *, overlap: int, mode: str, team: str, priority: int, open: bool
 ) -> None:
-    """Change a batch at any time: what was done stays done, and keeps the mode it was done in. Raises UserError."""
+    """Change a batch at any time: what was done stays done, and keeps the mode it was done in. Raises UserError.
+
+    One that screens stays for everyone, whatever overlap and team say.
+    """
     _check(Terms(mode, overlap, team, priority))
     before = one(store, batch)
+    if before.screening:
+        overlap, team = before.overlap, ""
     if overlap != before.overlap:
         queue.change_overlap(store, batch, overlap)
     values = {"mode": mode, "team": team.strip(), "priority": priority, "open": open}
@@ -288,21 +318,11 @@ def progress(store: Store, batch: str = "") -> list[Progress]:
 
 
 def _progress(row: Row[Any]) -> Progress:
-    return Progress(
-        id=row.id,
-        name=row.name,
-        kind=row.kind,
-        mode=row.mode,
-        overlap=row.overlap,
-        team=row.team,
-        form=row.form,
-        priority=row.priority,
-        open=row.open,
-        items=int(row.items),
-        wanted=int(row.wanted),
-        done=int(row.done),
-        held=int(row.held),
-    )
+    said = ("id", "name", "kind", "mode", "overlap", "team", "form", "priority", "open", "screening")
+    counted = ("items", "wanted", "done", "held")
+    told: dict[str, Any] = {name: getattr(row, name) for name in said}
+    counts: dict[str, Any] = {name: int(getattr(row, name)) for name in counted}
+    return Progress(**told, **counts)
 
 
 def one(store: Store, batch: str) -> Progress:

@@ -35,6 +35,41 @@ QUERIES = (
     SELECT 'answer ' || a.id || ': is not in the audit trail'
     FROM answer a LEFT JOIN action t ON t.about = a.id WHERE t.id IS NULL
     """,
+    """
+    SELECT 'batch ' || id || ': screens labelers, but asks for judging' FROM batch
+    WHERE screening AND kind NOT IN ('demonstrate', 'compare')
+    """,
+    """
+    SELECT 'account ' || id || ': its standing is ' || standing || ', which is none there is' FROM account
+    WHERE standing NOT IN ('unscreened', 'candidate', 'admitted', 'declined')
+    """,
+    """
+    SELECT 'account ' || c.id || ': was ' || c.standing || ', but the audit trail does not say so'
+    FROM account c LEFT JOIN action t
+         ON t.about = c.id AND t.what = CASE c.standing WHEN 'admitted' THEN 'admit' ELSE 'decline' END
+    WHERE c.standing IN ('admitted', 'declined') AND t.id IS NULL
+    """,
+    """
+    SELECT 'grade ' || g.id || ': is not of a demonstration that was written for screening'
+    FROM grade g JOIN answer a ON a.id = g.answer_id JOIN item i ON i.id = a.item_id JOIN batch b ON b.id = i.batch_id
+    WHERE NOT b.screening OR b.kind <> 'demonstrate'
+    """,
+    """
+    SELECT 'grade ' || g.id || ': was given by the one who wrote the answer'
+    FROM grade g JOIN answer a ON a.id = g.answer_id WHERE g.account_id = a.account_id
+    """,
+    """
+    SELECT 'answer ' || answer_id || ': the revisions of one person''s grade are not numbered 1 to ' || count(*)
+    FROM grade GROUP BY answer_id, account_id HAVING max(number) <> count(*) OR min(number) <> 1
+    """,
+    """
+    SELECT 'account ' || account_id || ': the revisions of what it can judge are not numbered 1 to ' || count(*)
+    FROM topic GROUP BY account_id HAVING max(number) <> count(*) OR min(number) <> 1
+    """,
+    """
+    SELECT 'grade ' || g.id || ': is not in the audit trail'
+    FROM grade g LEFT JOIN action t ON t.about = g.id WHERE t.id IS NULL
+    """,
 )
 """Each gives a line for every row that is wrong."""
 

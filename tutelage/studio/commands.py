@@ -21,7 +21,10 @@ from tutelage.records import UserError
 if TYPE_CHECKING:
     from tutelage.studio.store import Store
 
-EXTRA = ("alembic", "argon2", "fastapi", "jinja2", "limits", "markdown_it", "nh3", "sqlalchemy", "ulid", "uvicorn")
+EXTRA = (
+    *("alembic", "argon2", "fastapi", "jinja2", "limits", "markdown_it"),
+    *("nh3", "orjson", "sqlalchemy", "ulid", "uvicorn"),
+)
 """What `pip install 'tutelage[studio]'` brings, by the names it is imported under."""
 
 

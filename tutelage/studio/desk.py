@@ -1,4 +1,8 @@
-"""The labeler's desk: what is waiting, what was put aside, what was done."""
+"""The desk: what is waiting, what was put aside, what was done.
+
+A labeler's holds their work. A candidate's holds the screening tasks alone, and so does a researcher's, who answers
+them too.
+"""
 
 from __future__ import annotations
 
@@ -61,16 +65,17 @@ def desk(store: Store, me: Account) -> Desk:
     queue.sweep(store)
     with store.read() as tx:
         work = []
-        for kind in queue.WORKS.get(me.role, ()):
-            left, done = _left(tx, me, kind), _done(tx, me, kind)
+        kinds, screening = queue.given(me.role, me.standing)
+        for kind in kinds:
+            left, done = _left(tx, me, kind, screening), _done(tx, me, kind, screening)
             if left:
                 title, what, button = WORDS[kind]
                 work.append(Work(kind, title, what, button, left, done))
         return Desk(
             work,
-            postponed=_lines(tx, me, ("postponed", "expired")),
-            finished=_lines(tx, me, ("submitted",)),
-            skipped=_lines(tx, me, ("skipped",)),
+            postponed=_lines(tx, me, ("postponed", "expired"), screening),
+            finished=_lines(tx, me, ("submitted",), screening),
+            skipped=_lines(tx, me, ("skipped",), screening),
             today=_today(tx, me, store.clock()),
         )
 
@@ -95,7 +100,7 @@ def _today(tx: Connection, me: Account, now: float) -> int:
     return int(tx.execute(query).scalar_one())
 
 
-def _left(tx: Connection, me: Account, kind: str) -> int:
+def _left(tx: Connection, me: Account, kind: str, screening: bool) -> int:
     mine = sa.exists().where(
         assignments.c.item_id == items.c.id,
         assignments.c.account_id == me.id,
@@ -107,26 +112,28 @@ def _left(tx: Connection, me: Account, kind: str) -> int:
     query = (
         sa.select(sa.func.count())
         .select_from(items.join(batches))
-        .where(batches.c.kind == kind, batches.c.open, batches.c.team.in_(("", me.team)))
+        .where(batches.c.kind == kind, batches.c.screening == screening)
+        .where(batches.c.open, batches.c.team.in_(("", me.team)))
         .where(sa.or_(sa.and_(items.c.free, ~mine), in_hand))
     )
     return int(tx.execute(query).scalar_one())
 
 
-def _done(tx: Connection, me: Account, kind: str) -> int:
+def _done(tx: Connection, me: Account, kind: str, screening: bool) -> int:
     query = (
         sa.select(sa.func.count())
         .select_from(assignments.join(items).join(batches))
-        .where(batches.c.kind == kind, assignments.c.account_id == me.id, assignments.c.state == "submitted")
+        .where(batches.c.kind == kind, batches.c.screening == screening)
+        .where(assignments.c.account_id == me.id, assignments.c.state == "submitted")
     )
     return int(tx.execute(query).scalar_one())
 
 
-def _lines(tx: Connection, me: Account, states: tuple[str, ...]) -> list[Line]:
+def _lines(tx: Connection, me: Account, states: tuple[str, ...], screening: bool) -> list[Line]:
     query = (
         sa.select(assignments.c.id, assignments.c.state, prompts.c.text, batches.c.kind)
         .select_from(assignments.join(items).join(batches).join(prompts, prompts.c.id == items.c.prompt_id))
-        .where(assignments.c.account_id == me.id, assignments.c.state.in_(states))
+        .where(assignments.c.account_id == me.id, assignments.c.state.in_(states), batches.c.screening == screening)
         .order_by(assignments.c.claimed.desc())
         .limit(LATEST)
     )

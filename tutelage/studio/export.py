@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from tutelage.records import Demonstration, Prompt, Ranking, Rating, Response, UserError
+from tutelage.records import Demonstration, Ranking, UserError
 from tutelage.studio.card import card
 from tutelage.studio.filing import chunks
 from tutelage.studio.harvest import answer_ids, harvest, pseudonym
@@ -127,31 +127,20 @@ def _reconcile(tx: Connection) -> None:
         )
 
 
-_NAMES = {kind: tuple(f.name for f in fields(kind)) for kind in (Prompt, Response, Rating, Demonstration, Ranking)}
+def _line(row: Any) -> bytes:
+    """A record or a row as a line of JSON, fields in their order."""
+    return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _plain(record: Any) -> dict[str, Any]:
-    """A record's fields in their order; nested records are met again by the encoder. `asdict` copies, and is slow."""
-    return {name: getattr(record, name) for name in _NAMES[type(record)]}
-
-
-_encode = json.JSONEncoder(ensure_ascii=False, default=_plain).encode
-
-
-def _line(row: Any) -> str:
-    """A record or a row as a line of JSON."""
-    return _encode(row) + "\n"
-
-
-def _open(path: Path) -> IO[str]:
-    return path.open("w", encoding="utf-8", newline="\n")
+def _open(path: Path) -> IO[bytes]:
+    return path.open("wb")
 
 
 def _write_prompts(tx: Connection, folder: Path) -> int:
     ids = sorted(tx.execute(sa.select(prompts.c.id)).scalars())
     with _open(folder / "prompts.jsonl") as file:
         for part in chunks(ids):
-            found = {row.id: row for row in tx.execute(sa.select(prompts).where(prompts.c.id.in_(part)))}
+            found = {row.id: row for row in tx.execute(sa.select(prompts).where(prompts.c.id.in_(part))).all()}
             file.writelines(_line(prompt_of(found[name])) for name in part)
     return len(ids)
 
@@ -210,7 +199,7 @@ class _Files:
     def add_demonstration(self, demonstration: Demonstration, counts: Counter[str]) -> None:
         """One written or edited response."""
         self._demonstrations.write(_line(demonstration))
-        self._demonstration_table.add(_plain(demonstration))
+        self._demonstration_table.add({name: getattr(demonstration, name) for name in DEMONSTRATION_COLUMNS})
         self.labelers.add(demonstration.labeler)
         counts["demonstrations"] += 1
 

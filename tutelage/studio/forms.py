@@ -31,6 +31,17 @@ QUESTIONS = {
 }
 """The paper's yes/no questions: a label, and what it means to the one who answers."""
 
+SENSITIVE = (
+    "sexual_content",
+    "violent_content",
+    "encourages_harm",
+    "denigrates_group",
+    "harmful_advice",
+    "moral_judgment",
+)
+"""The flags that mean sensitive content: what "could elicit strong negative feelings" (paper B.1), by being sexual,
+violent, toxic, judgemental. An opinion alone does not, and "inappropriate" can mean rude or off the mark as well."""
+
 KEYS = "qwertyuiopafhlzcvsd"
 """Letters that answer a form's questions, in their order. g, j, k, m, n, b and x have a meaning on every page."""
 
@@ -38,12 +49,20 @@ FIRST = 1
 
 
 def default_form() -> dict[str, Any]:
-    """Form 1: Likert 1-7 and the eleven flags of Table 3, in its order."""
-    rows = [{"name": name, "label": QUESTIONS[name][0], "help": QUESTIONS[name][1]} for name in RATING_FLAGS]
+    """Form 1: Likert 1-7 and the eleven flags of Table 3, in its order. "sensitive": whether one counts as such."""
+    rows: list[dict[str, Any]] = [
+        {"name": n, "label": QUESTIONS[n][0], "help": QUESTIONS[n][1], "sensitive": n in SENSITIVE}
+        for n in RATING_FLAGS
+    ]
     return {"likert": {"low": 1, "high": 7, "worst": "worst", "best": "best"}, "flags": rows, "notes": True}
 
 
-def keyed(form: dict[str, Any]) -> list[dict[str, str]]:
+def sensitive(form: dict[str, Any]) -> frozenset[str]:
+    """Names of a form's flags that mean sensitive content: the form says so itself."""
+    return frozenset(row["name"] for row in form["flags"] if row.get("sensitive", False))
+
+
+def keyed(form: dict[str, Any]) -> list[dict[str, Any]]:
     """The form's yes/no questions as {"name", "label", "help", "key"}: every question has a letter to press."""
     return [row | {"key": key} for row, key in zip(form["flags"], KEYS, strict=False)]
 

@@ -1,16 +1,20 @@
 """What people answered, as records: the latest revision of every answer, read in small parts.
 
+What was answered to screen labelers is never among it, unless asked for: it trains, compares and counts as nothing.
+
 Labelers appear under pseudonyms: a digest of their account's id, which is random. It is the same in every export of
 one database, and leads nowhere outside it.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
@@ -30,15 +34,25 @@ class Harvested:
     demonstration: Demonstration | None
 
 
+@functools.lru_cache(1024)
 def pseudonym(account: str) -> str:
     """What a labeler is called outside."""
     return f"labeler-{hashlib.sha256(account.encode()).hexdigest()[:10]}"
 
 
 def answer_ids(
-    tx: Connection, kinds: Sequence[str], *, teams: Sequence[str] = (), batch: str = "", prompt: str = ""
+    tx: Connection,
+    kinds: Sequence[str],
+    *,
+    teams: Sequence[str] = (),
+    batch: str = "",
+    prompt: str = "",
+    screening: bool = False,
 ) -> list[str]:
-    """Ids of the latest answers of batches of these kinds, in a fixed order. Empty filters let everything through."""
+    """Ids of the latest answers of batches of these kinds, in a fixed order. Empty filters let everything through.
+
+    screening: of the screening batches, and of no others; else of all others, and of none of those.
+    """
     later = answers.alias("later")
     newer = sa.exists().where(
         later.c.item_id == answers.c.item_id,
@@ -48,7 +62,7 @@ def answer_ids(
     query = (
         sa.select(answers.c.id)
         .select_from(answers.join(items).join(batches))
-        .where(batches.c.kind.in_(kinds), ~newer)
+        .where(batches.c.kind.in_(kinds), batches.c.screening == screening, ~newer)
         .order_by(answers.c.id)
     )
     if teams:
@@ -63,11 +77,11 @@ def answer_ids(
 def harvest(tx: Connection, ids: Sequence[str]) -> Iterator[Harvested]:
     """The answers of these ids as records, in their order; a few hundred are in memory at a time."""
     for part in chunks(ids):
-        rows = {row.id: row for row in tx.execute(_query().where(answers.c.id.in_(part)))}
+        rows = {row.id: row for row in tx.execute(_query().where(answers.c.id.in_(part))).all()}
         wanted = sorted({name for row in rows.values() for name in row.responses})
         texts: dict[str, Response] = {}
         for names in chunks(wanted):
-            found = tx.execute(sa.select(responses).where(responses.c.id.in_(names)))
+            found = tx.execute(sa.select(*_RESPONSE).where(responses.c.id.in_(names))).all()
             texts |= {r.id: _response(r) for r in found}
         for name in part:
             yield _harvested(rows[name], texts)
@@ -96,10 +110,23 @@ def _query() -> sa.Select[Any]:
     )
 
 
+_RESPONSE = (
+    *(responses.c[name] for name in ("id", "text", "model", "tokens", "ended")),
+    sa.cast(responses.c.sampling, sa.Text).label("sampling"),
+)
+
+
 def _response(row: Row[Any]) -> Response:
     return Response(
-        id=row.id, text=row.text, model=row.model, tokens=row.tokens, ended=row.ended, sampling=row.sampling
+        id=row.id, text=row.text, model=row.model, tokens=row.tokens, ended=row.ended, sampling=_sampling(row.sampling)
     )
+
+
+@functools.lru_cache(1024)
+def _sampling(text: str) -> dict[str, Any]:
+    """How a response was sampled; thousands were sampled the same way, and read once."""
+    found: dict[str, Any] = orjson.loads(text)
+    return found
 
 
 def _harvested(row: Row[Any], texts: dict[str, Response]) -> Harvested:
@@ -138,11 +165,13 @@ def _demonstration(row: Row[Any], name: str, text: str) -> Demonstration:
     )
 
 
-def verdicts(store: Store, kinds: Sequence[str] = ("compare", "judge"), *, batch: str = "") -> list[Ranking]:
+def verdicts(
+    store: Store, kinds: Sequence[str] = ("compare", "judge"), *, batch: str = "", screening: bool = False
+) -> list[Ranking]:
     """The latest rankings without their texts, by account id instead of pseudonym, in the order they were given:
     what agreement is computed from."""
     with store.read() as tx:
-        ids = answer_ids(tx, kinds, batch=batch)
+        ids = answer_ids(tx, kinds, batch=batch, screening=screening)
         rows: list[Ranking] = []
         for part in chunks(ids):
             query: sa.Select[Any] = (

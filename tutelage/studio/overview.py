@@ -25,7 +25,10 @@ ENOUGH_RANKED = 30
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What is in the database. fresh_: prompts ranked and demonstrations written since the last round began."""
+    """What is in the database, without what screens labelers.
+
+    fresh_: prompts ranked and demonstrations written since the last round began.
+    """
 
     prompts: dict[str, int]  # by split
     demonstrations: int
@@ -117,7 +120,7 @@ def count(tx: Connection, since: float) -> Counts:
     groups = tx.execute(
         sa.select(accounts.c.team, sa.func.count())
         .select_from(_done().join(accounts, accounts.c.id == answers.c.account_id))
-        .where(batches.c.kind == "compare", answers.c.number == 1)
+        .where(batches.c.kind == "compare", ~batches.c.screening, answers.c.number == 1)
         .group_by(accounts.c.team)
         .order_by(accounts.c.team)
     )
@@ -155,7 +158,7 @@ def _tally(tx: Connection, kind: str, since: float = 0.0) -> tuple[int, int, int
             sa.func.count(sa.distinct(items.c.prompt_id)),
         )
         .select_from(_done())
-        .where(batches.c.kind == kind, answers.c.number == 1, answers.c.created >= since)
+        .where(batches.c.kind == kind, ~batches.c.screening, answers.c.number == 1, answers.c.created >= since)
     )
     row = tx.execute(query).one()
     return int(row[0]), int(row[1]), int(row[2])
@@ -165,7 +168,8 @@ def _edited(tx: Connection) -> int:
     """Rankings whose best response was edited: demonstrations too."""
     text = answers.c.body["edited"].as_string()
     query = sa.select(sa.func.count(sa.distinct(answers.c.item_id))).select_from(_done())
-    return int(tx.execute(query.where(batches.c.kind == "compare", text != "")).scalar_one())
+    ranked = batches.c.kind == "compare", ~batches.c.screening
+    return int(tx.execute(query.where(*ranked, text != "")).scalar_one())
 
 
 def _left(tx: Connection) -> dict[str, int]:
@@ -174,7 +178,7 @@ def _left(tx: Connection) -> dict[str, int]:
     query = (
         sa.select(batches.c.kind, sa.func.sum(missing))
         .select_from(items.join(batches))
-        .where(batches.c.open)
+        .where(batches.c.open, ~batches.c.screening)
         .group_by(batches.c.kind)
     )
     return {str(kind): int(n or 0) for kind, n in tx.execute(query)}

@@ -36,6 +36,7 @@ class Person:
     role: str
     team: str
     active: bool
+    standing: str
     answers: int
     seconds: float
 
@@ -75,14 +76,15 @@ class Labeler:
 
 
 def people(store: Store, account: str = "") -> list[Person]:
-    """All accounts, open ones first; or one. Counts and times are of what was submitted."""
+    """All accounts, open ones first; or one. Counts and times are of what was submitted, screening left out."""
     own = (
         sa.select(
             assignments.c.account_id,
             sa.func.count().label("answers"),
             sa.func.coalesce(sa.func.sum(assignments.c.seconds), 0.0).label("seconds"),
         )
-        .where(assignments.c.state == "submitted")
+        .select_from(assignments.join(items).join(batches))
+        .where(assignments.c.state == "submitted", ~batches.c.screening)
         .group_by(assignments.c.account_id)
         .subquery()
     )
@@ -95,8 +97,8 @@ def people(store: Store, account: str = "") -> list[Person]:
         query = query.where(accounts.c.id == account)
     with store.read() as tx:
         return [
-            Person(row.id, row.name, row.role, row.team, row.active, row.answers or 0, row.seconds or 0.0)
-            for row in tx.execute(query)
+            Person(r.id, r.name, r.role, r.team, r.active, r.standing, r.answers or 0, r.seconds or 0.0)
+            for r in tx.execute(query)
         ]
 
 
@@ -127,8 +129,8 @@ def labeler(store: Store, account: str) -> Labeler:
         done = _done(tx, account)
         skipped = tx.execute(
             sa.select(sa.func.count())
-            .select_from(assignments)
-            .where(assignments.c.account_id == account, assignments.c.state == "skipped")
+            .select_from(assignments.join(items).join(batches))
+            .where(assignments.c.account_id == account, assignments.c.state == "skipped", ~batches.c.screening)
         ).scalar_one()
     rankings = harvest.verdicts(store)
     return Labeler(
@@ -152,7 +154,7 @@ def _done(tx: Connection, account: str) -> list[Done]:
         )
         .select_from(answers.join(items).join(batches))
         .join(prompts, prompts.c.id == items.c.prompt_id)
-        .where(answers.c.account_id == account)
+        .where(answers.c.account_id == account, ~batches.c.screening)
         .order_by(answers.c.id.desc())
         .limit(LATEST)
     )

@@ -14,6 +14,9 @@ carry an older fence come from a page that is no longer the labeler's latest, an
 
 Locks, on PostgreSQL, are taken in this order, so that nobody waits in a circle: account, batch, items (several of them
 by id, or only those that are free at once), assignments. On SQLite there is one writer at a time.
+
+Screening batches (paper B.1) go the same ways with places for everyone. Candidates get those alone, researchers
+(reviewers and admins) too, whose answers are the key; no other labeler ever does.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from tutelage.records import UserError
 from tutelage.studio import statements
 from tutelage.studio.ids import new_id
 from tutelage.studio.places import count, log, sweep
-from tutelage.studio.schema import answers, assignments, batches, items
+from tutelage.studio.schema import RESEARCHERS, answers, assignments, batches, items
 from tutelage.studio.store import Store
 
 LEASE = 30 * 60.0
@@ -39,6 +42,9 @@ LEASE = 30 * 60.0
 
 WORKS = {"labeler": ("demonstrate", "compare", "judge"), "heldout": ("judge",)}
 """What each role is given. Held-out labelers evaluate and produce no training data (paper section 3.4)."""
+
+SCREENS = ("demonstrate", "compare")
+"""What screening batches can ask for."""
 
 MOST = 100
 """Labelers per item, at most."""
@@ -58,6 +64,15 @@ class Receipt:
     repeated: bool
 
 
+def given(role: str, standing: str) -> tuple[tuple[str, ...], bool]:
+    """The kinds of work an account is given, and whether it is those of screening batches, or of all others."""
+    if role in RESEARCHERS or (role == "labeler" and standing == "candidate"):
+        return SCREENS, True
+    if role == "labeler" and standing == "declined":
+        return (), False
+    return WORKS.get(role, ()), False
+
+
 def claim(store: Store, account: str, kind: str, lease: float = LEASE) -> str | None:
     """The labeler's next item of a kind: the one in hand, else a new assignment. None when there is nothing.
 
@@ -67,16 +82,17 @@ def claim(store: Store, account: str, kind: str, lease: float = LEASE) -> str | 
     with store.write() as tx:
         now = store.clock()
         who = _worker(tx, account)
-        if kind not in WORKS.get(who.role, ()):
+        kinds, screening = given(who.role, who.standing)
+        if kind not in kinds:
             return None
-        mine = _in_hand(tx, account, kind)
+        mine = _in_hand(tx, account, kind, screening)
         if mine is not None and _renew(tx, mine, now + lease):
             return mine
-        item = _next_item(tx, account, kind, who.team)
+        item = _next_item(tx, account, {"kind": kind, "team": who.team, "screening": screening})
         return None if item is None else _hold(tx, now, item, account, lease)
 
 
-def _worker(tx: Connection, account: str) -> Row[Any, Any, Any]:
+def _worker(tx: Connection, account: str) -> Row[Any, Any, Any, Any]:
     """The labeler, held against their own other tabs. Raises Gone for an account that was closed."""
     who = tx.execute(statements.WORKER, {"account": account}).one()
     if not who.active:
@@ -89,15 +105,16 @@ def _renew(tx: Connection, assignment: str, expires: float) -> bool:
     return tx.execute(statements.RENEW, {"assignment": assignment, "until": expires}).rowcount == 1
 
 
-def _in_hand(tx: Connection, account: str, kind: str) -> str | None:
-    return tx.execute(statements.IN_HAND, {"account": account, "kind": kind}).scalar_one_or_none()
+def _in_hand(tx: Connection, account: str, kind: str, screening: bool) -> str | None:
+    which = {"account": account, "kind": kind, "screening": screening}
+    return tx.execute(statements.IN_HAND, which).scalar_one_or_none()
 
 
-def _next_item(tx: Connection, account: str, kind: str, team: str) -> str | None:
+def _next_item(tx: Connection, account: str, which: dict[str, Any]) -> str | None:
     """The first free item that this labeler has not had. What they let expire comes back to them."""
     # Past items that others hold for a moment; where there are only such, wait: one may be free after all.
     ways = statements.NEXT_ITEM[:1] if tx.dialect.name == "sqlite" else statements.NEXT_ITEM
-    for batch in tx.execute(statements.OPEN_BATCHES, {"kind": kind, "team": team}).scalars().all():
+    for batch in tx.execute(statements.OPEN_BATCHES, which).scalars().all():
         for way in ways:
             item = tx.execute(way, {"batch": batch, "account": account}).scalar_one_or_none()
             if item is not None:
@@ -222,10 +239,11 @@ def _submit(
     return Receipt(made, number, extra, repeated=False)
 
 
-def _batch_for(tx: Connection, account: str, item: str) -> Row[Any, Any, Any, Any, Any]:
-    """The batch an item is in, if this labeler's role still works on its kind. Raises Gone."""
+def _batch_for(tx: Connection, account: str, item: str) -> Row[Any, Any, Any, Any, Any, Any, Any]:
+    """The batch an item is in, if this labeler's role and standing are still given its kind. Raises Gone."""
     batch = tx.execute(statements.BATCH_AND_ROLE, {"account": account, "item": item}).one()
-    if batch.kind not in WORKS.get(batch.role, ()):
+    kinds, screening = given(batch.role, batch.standing)
+    if batch.kind not in kinds or batch.screening != screening:
         raise Gone("your role changed: this kind of work is not yours any more")
     return batch
 

@@ -23,13 +23,23 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 ROLES = ("labeler", "heldout", "reviewer", "admin")
 """heldout: a labeler who is never screened and whose work only evaluates (the paper's held-out labelers)."""
 
+RESEARCHERS = ("reviewer", "admin")
+"""Those whose answers to screening tasks are the key."""
+
 KINDS = ("demonstrate", "compare", "judge")
 """What a batch asks for: write a response; rank K responses; rank old and new policy, blind, for evaluation only."""
+
+STANDINGS = ("unscreened", "candidate", "admitted", "declined")
+"""Of a labeler (paper B.1): never screened; being screened, who gets screening tasks alone; and how that ended."""
+
+EVERYONE = 1_000_000
+"""Places of an item of a screening batch, which everyone answers: more than there will ever be people."""
 
 MODES = ("helpful-first", "truthful-first")
 """What weighs most (paper section 3.4): helpfulness while training data is collected, truth in the final evaluation."""
@@ -75,6 +85,7 @@ accounts = Table(
     Column("team", String(64), nullable=False),  # whose values: the group its rankings carry
     Column("active", Boolean, nullable=False),
     Column("created", Float, nullable=False),
+    Column("standing", String(16), nullable=False, server_default="unscreened"),
     CheckConstraint("role IN ('labeler', 'heldout', 'reviewer', 'admin')", name="role"),
 )
 
@@ -141,6 +152,7 @@ batches = Table(
     Column("priority", Integer, nullable=False),
     Column("open", Boolean, nullable=False),
     Column("created", Float, nullable=False),
+    Column("screening", Boolean, nullable=False, server_default=false()),  # its answers screen, and train nothing
     CheckConstraint("kind IN ('demonstrate', 'compare', 'judge')", name="kind"),
     CheckConstraint("overlap >= 1", name="overlap"),
 )
@@ -263,10 +275,41 @@ surveys = Table(
     Column("body", JSON, nullable=False),
 )
 
-APPEND_ONLY = ("answer", "action", "vote")
+grades = Table(
+    "grade",
+    metadata,
+    _id(),
+    _of("answer"),  # a demonstration that a candidate wrote
+    _of("account"),  # who graded it
+    Column("number", Integer, nullable=False),  # revision of this person's grade of this answer, from 1
+    Column("grade", Integer, nullable=False),
+    Column("created", Float, nullable=False),
+    UniqueConstraint("answer_id", "account_id", "number"),
+    CheckConstraint("grade >= 1 AND grade <= 7", name="grade"),
+)
+
+topics = Table(
+    "topic",
+    metadata,
+    _id(),
+    _of("account"),
+    Column("number", Integer, nullable=False),  # revision of what this candidate says, from 1
+    Column("text", Text, nullable=False),  # what they can judge well, in their own words
+    Column("created", Float, nullable=False),
+    UniqueConstraint("account_id", "number"),
+)
+
+settings = Table(
+    "setting",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", JSON, nullable=False),
+)
+
+APPEND_ONLY = ("answer", "action", "vote", "grade", "topic")
 """Tables whose rows triggers protect from change and deletion."""
 
-HEAD = "0001"
+HEAD = "0002"
 """Today's revision of the schema: the last one of `migrations/versions`."""
 
 VERSIONS = "studio_schema"

@@ -1,6 +1,6 @@
 """The queue's statements, built once: building one takes SQLAlchemy longer than the database takes to run it.
 
-Parameters are named after what they are: account, item, assignment, batch, kind, team, now, key.
+Parameters are named after what they are: account, item, assignment, batch, kind, screening, team, now, key.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ASSIGNMENT = bindparam("assignment", type_=sa.String)
 _NOW = bindparam("now", type_=sa.Float)
 
 WORKER = (
-    sa.select(accounts.c.role, accounts.c.team, accounts.c.active)
+    sa.select(accounts.c.role, accounts.c.standing, accounts.c.team, accounts.c.active)
     .where(accounts.c.id == _ACCOUNT)
     .with_for_update(key_share=True)
 )
@@ -25,7 +25,12 @@ IN_HAND = (
     sa.select(assignments.c.id)
     .join(items, items.c.id == assignments.c.item_id)
     .join(batches, batches.c.id == items.c.batch_id)
-    .where(assignments.c.account_id == _ACCOUNT, assignments.c.state == "active", batches.c.kind == bindparam("kind"))
+    .where(
+        assignments.c.account_id == _ACCOUNT,
+        assignments.c.state == "active",
+        batches.c.kind == bindparam("kind"),
+        batches.c.screening == bindparam("screening", type_=sa.Boolean),
+    )
     .order_by(assignments.c.claimed)
     .limit(1)
 )
@@ -38,7 +43,12 @@ RENEW = (
 
 OPEN_BATCHES = (
     sa.select(batches.c.id)
-    .where(batches.c.kind == bindparam("kind"), batches.c.open, batches.c.team.in_(("", bindparam("team"))))
+    .where(
+        batches.c.kind == bindparam("kind"),
+        batches.c.screening == bindparam("screening", type_=sa.Boolean),
+        batches.c.open,
+        batches.c.team.in_(("", bindparam("team"))),
+    )
     .order_by(batches.c.priority.desc(), batches.c.id)
 )
 
@@ -73,7 +83,15 @@ LOCK = (
 """An assignment of this labeler's, with its item, both held against others."""
 
 BATCH_AND_ROLE = (
-    sa.select(batches.c.form, batches.c.mode, batches.c.kind, batches.c.open, accounts.c.role)
+    sa.select(
+        batches.c.form,
+        batches.c.mode,
+        batches.c.kind,
+        batches.c.screening,
+        batches.c.open,
+        accounts.c.role,
+        accounts.c.standing,
+    )
     .join(items, items.c.batch_id == batches.c.id)
     .join(accounts, accounts.c.id == _ACCOUNT)
     .where(items.c.id == bindparam("item"))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DatabaseError, DataError, OperationalError
@@ -184,9 +185,10 @@ def connect(url: str) -> Engine:
         raise UserError("--database: SQLite needs a file, as in sqlite:////home/me/studio.db")
     try:
         if kind == "postgresql":
-            return sa.create_engine(parsed, pool_size=20, max_overflow=30)
+            return sa.create_engine(parsed, pool_size=20, max_overflow=30, json_deserializer=orjson.loads)
         given = {"timeout": BUSY, "check_same_thread": False}
-        engine = sa.create_engine(parsed, connect_args=given, pool_size=20, max_overflow=30)
+        room = {"pool_size": 20, "max_overflow": 30}
+        engine = sa.create_engine(parsed, connect_args=given, json_deserializer=orjson.loads, **room)
     except ModuleNotFoundError:
         raise UserError("PostgreSQL needs psycopg: pip install 'tutelage[postgres]'") from None
     sa.event.listen(engine, "connect", _settle)

@@ -114,7 +114,7 @@ def conflicts(rankings: Sequence[Ranking], count: int = SHOWN) -> list[Conflict]
             given = {g: list(by_group[g].values()) for g in (first, second)}
             distance = _distance(given[first], given[second])
             if distance > 0:
-                means = {g: _mean_ranks(rows) for g, rows in given.items()}
+                means = {g: mean_ranks(rows) for g, rows in given.items()}
                 counts = {g: len(rows) for g, rows in given.items()}
                 found.append(Conflict(prompt, names, (first, second), distance, means, counts))
     return sorted(found, key=lambda c: (-c.distance, c.prompt_id, c.groups))[:count]
@@ -131,7 +131,8 @@ def _verdict(rows: Sequence[tuple[int, ...]], i: int, j: int) -> float:
     return sum((r[i] < r[j]) - (r[i] > r[j]) for r in rows) / len(rows)
 
 
-def _mean_ranks(rows: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
+def mean_ranks(rows: Sequence[Sequence[int]]) -> tuple[float, ...]:
+    """Mean rank of each response over rankings of the same ones; ties share the ranks they take up."""
     shared = [[sum(o < r for o in row) + (sum(o == r for o in row) + 1) / 2 for r in row] for row in rows]
     return tuple(sum(column) / len(rows) for column in zip(*shared, strict=True))
 

@@ -22,11 +22,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import Connection, Row
 
 from tutelage.records import FieldError, Rating
 from tutelage.studio import queue
 from tutelage.studio.queue import Gone
-from tutelage.studio.schema import answers, assignments, batches, forms, items, prompts, responses
+from tutelage.studio.schema import accounts, answers, assignments, batches, forms, items, prompts, responses
 from tutelage.studio.store import Store
 
 LONGEST = 100_000
@@ -73,31 +74,10 @@ def order_of(seed: int, count: int) -> list[int]:
 
 
 def task(store: Store, account: str, assignment: str) -> Task:
-    """The task of one of the labeler's own assignments. Raises Gone for anybody else's."""
+    """The task of one of the labeler's own assignments. Raises Gone for anybody else's, and for what this labeler's
+    standing keeps from them: ordinary tasks while they are screened, screening tasks once they were."""
     with store.read() as tx:
-        row = tx.execute(
-            sa.select(
-                assignments,
-                items.c.responses,
-                items.c.batch_id,
-                prompts.c.id.label("prompt_id"),
-                prompts.c.text,
-                prompts.c.use_case,
-                prompts.c.kind.label("prompt_kind"),
-                prompts.c.flags,
-                batches.c.kind,
-                batches.c.mode,
-                batches.c.name.label("batch"),
-                forms.c.body.label("form_body"),
-            )
-            .join(items, items.c.id == assignments.c.item_id)
-            .join(prompts, prompts.c.id == items.c.prompt_id)
-            .join(batches, batches.c.id == items.c.batch_id)
-            .join(forms, forms.c.number == batches.c.form)
-            .where(assignments.c.id == assignment, assignments.c.account_id == account)
-        ).first()
-        if row is None:
-            raise Gone("no such task of yours")
+        row = _shown(tx, account, assignment)
         found = tx.execute(sa.select(responses.c.id, responses.c.text).where(responses.c.id.in_(row.responses)))
         by_id: dict[str, str] = {r.id: r.text for r in found}
         latest = tx.execute(
@@ -127,6 +107,41 @@ def task(store: Store, account: str, assignment: str) -> Task:
         expires=row.expires,
         earlier=None if latest is None else _as_shown(latest.body, order),
     )
+
+
+def _shown(tx: Connection, account: str, assignment: str) -> Row[Any]:
+    """An assignment with all that is shown of it but the responses. Raises Gone, as `task` says."""
+    row = tx.execute(
+        sa.select(
+            assignments,
+            items.c.responses,
+            items.c.batch_id,
+            prompts.c.id.label("prompt_id"),
+            prompts.c.text,
+            prompts.c.use_case,
+            prompts.c.kind.label("prompt_kind"),
+            prompts.c.flags,
+            batches.c.kind,
+            batches.c.mode,
+            batches.c.screening,
+            batches.c.name.label("batch"),
+            accounts.c.role,
+            accounts.c.standing,
+            forms.c.body.label("form_body"),
+        )
+        .join(items, items.c.id == assignments.c.item_id)
+        .join(prompts, prompts.c.id == items.c.prompt_id)
+        .join(batches, batches.c.id == items.c.batch_id)
+        .join(forms, forms.c.number == batches.c.form)
+        .join(accounts, accounts.c.id == assignments.c.account_id)
+        .where(assignments.c.id == assignment, assignments.c.account_id == account)
+    ).first()
+    if row is None:
+        raise Gone("no such task of yours")
+    kinds, screening = queue.given(row.role, row.standing)
+    if not kinds or row.screening != screening:
+        raise Gone("this task is not open to you now")
+    return row
 
 
 def _as_shown(body: Body, order: list[int]) -> Body:

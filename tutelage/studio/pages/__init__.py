@@ -1,6 +1,6 @@
 """The studio's pages, a router each; `ROUTERS` is the whole site."""
 
-from tutelage.studio.pages import batches, entry, loop, people, playground, prompts, tasks, values
+from tutelage.studio.pages import batches, entry, loop, people, playground, prompts, screening, tasks, values
 
 ROUTERS = (
     entry.router,
@@ -8,6 +8,7 @@ ROUTERS = (
     prompts.router,
     batches.router,
     people.router,
+    screening.router,
     loop.router,
     values.router,
     playground.router,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -64,6 +65,7 @@ def demonstrate(
     team: Text = "",
     priority: Whole = 0,
     again: Tick = False,
+    screening: Tick = False,
 ) -> Response:
     """A batch of prompts to write responses to."""
     try:
@@ -79,6 +81,7 @@ def demonstrate(
             overlap=overlap,
             team=team,
             priority=priority,
+            screening=screening,
             account=me,
         )
     except UserError as error:
@@ -98,15 +101,14 @@ def compare(
     overlap: Whole = 1,
     team: Text = "",
     priority: Whole = 0,
+    screening: Tick = False,
 ) -> Response:
     """A batch of responses to rank, from the samples.jsonl of one or more `samples` runs."""
     try:
         if kind not in ("compare", "judge"):
             raise UserError(f"no kind {kind!r}; one of compare, judge")
-        rows = _samples(files)
-        made = batches.add_compare(
-            store, name, rows, kind=kind, mode=mode, overlap=overlap, team=team, priority=priority, account=me
-        )
+        terms = batches.Terms(mode, overlap, team, priority, screening)
+        made = batches.add_compare(store, name, _samples(files), kind=kind, account=me, **asdict(terms))
     except UserError as error:
         return _list(request, store, me, 400, str(error))
     return RedirectResponse(f"/batches/{made}", 303)
@@ -193,7 +195,7 @@ def _one(
         status,
         problem=problem,
         batch=batch,
-        agreement=None if batch.kind == "demonstrate" else agreement.of_batch(store, number),
+        agreement=None if batch.kind == "demonstrate" or batch.screening else agreement.of_batch(store, number),
         skips=batches.skips(store, number),
         lines=batches.items_of(store, number, start, LINES),
         start=start,

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
 from tutelage.records import UserError
-from tutelage.studio import accounts, desk
+from tutelage.studio import accounts, desk, screening
 from tutelage.studio.app import COOKIE, Anyone, TheStore, page, visitor
+from tutelage.studio.pages.screening import candidate_page
 from tutelage.studio.security import on_this_machine
 from tutelage.studio.store import Store
 
@@ -26,13 +27,15 @@ def enter(request: Request, token: str) -> Response:
 
 
 @router.get("/")
-def home(request: Request, store: TheStore) -> Response:
+def home(request: Request, store: TheStore, kept: str = "") -> Response:
     """What there is to do, for whoever it is; setting up where nobody is there yet."""
     me = visitor(request)
     if me is None:
         return RedirectResponse("/login" if accounts.any_account(store) else "/setup", 303)
+    if me.candidate or me.declined:
+        return candidate_page(request, store, me, kept=kept == "topics")
     if me.labels:
-        return page(request, "desk.html", me, desk=desk.desk(store, me))
+        return page(request, "desk.html", me, desk=desk.desk(store, me), grading=0)
     return RedirectResponse("/loop", 303)
 
 
@@ -50,7 +53,7 @@ def setup(request: Request, store: TheStore, name: Text = "", password: Text = "
     try:
         made = accounts.create(store, name, password, "admin")
     except UserError as error:
-        return page(request, "setup.html", status=400, problem=str(error))
+        return page(request, "setup.html", status=400, problem=str(error), typed=name)
     return enter(request, accounts.open_session(store, made.id))
 
 
@@ -77,12 +80,12 @@ def login(request: Request, store: TheStore, name: Text = "", password: Text = "
     keys = f"name:{accounts.as_login(name)[:200]}", f"from:{request.client.host if request.client else ''}"
     with throttle.turn:
         if throttle.blocked(*keys):
-            return page(request, "login.html", status=429, problem="too many tries; wait a minute")
+            return page(request, "login.html", status=429, problem="too many tries; wait a minute", typed=name)
         token = accounts.login(store, name, password)
         if token is None:
             throttle.fail(*keys)
     if token is None:
-        return page(request, "login.html", status=401, problem="the name or the password is wrong")
+        return page(request, "login.html", status=401, problem="the name or the password is wrong", typed=name)
     return enter(request, token)
 
 
@@ -101,7 +104,12 @@ def join_page(request: Request, store: TheStore, token: str) -> Response:
     found = accounts.invitation(store, token)
     if found is None:
         raise HTTPException(404, "this invitation was used already or ran out; ask for a new one")
-    return page(request, "join.html", token=token, role=found.role)
+    return page(request, "join.html", token=token, role=found.role, screened=_screened(store, found.role))
+
+
+def _screened(store: Store, role: str) -> bool:
+    """Whether who joins in this role is a candidate first."""
+    return role == "labeler" and screening.screened_first(store)
 
 
 @router.post("/join/{token}")
@@ -113,5 +121,6 @@ def join(request: Request, store: TheStore, token: str, name: Text = "", passwor
         found = accounts.invitation(store, token)
         if found is None:
             raise HTTPException(404, str(error)) from None
-        return page(request, "join.html", status=400, token=token, role=found.role, problem=str(error))
+        told = {"role": found.role, "screened": _screened(store, found.role), "problem": str(error), "typed": name}
+        return page(request, "join.html", status=400, token=token, **told)
     return enter(request, accounts.open_session(store, made.id))

@@ -6,10 +6,10 @@ import secrets
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 
 from tutelage.records import UserError
-from tutelage.studio import accounts, people, survey, told
+from tutelage.studio import accounts, people, screening, survey, told
 from tutelage.studio.accounts import Account
 from tutelage.studio.app import Anyone, Runs, Sees, TheStore, page
 from tutelage.studio.schema import ROLES
@@ -34,6 +34,7 @@ def _list(
         link=link,
         found=people.people(store),
         open=people.invited(store),
+        screened=screening.screened_first(store),
         roles=ROLES,
         teams=people.teams(store),
         told=told,
@@ -56,6 +57,13 @@ def invite(request: Request, store: TheStore, me: Runs, role: Text = "labeler", 
     except UserError as error:
         return _list(request, store, me, 400, str(error))
     return _list(request, store, me, link=f"{request.base_url}join/{token}")
+
+
+@router.post("/people/screening")
+def screen_first(store: TheStore, me: Runs, on: Tick = False) -> Response:
+    """Whether new labelers are screened first."""
+    screening.screen_first(store, me, on)
+    return RedirectResponse("/people", 303)
 
 
 @router.get("/people/{number}")

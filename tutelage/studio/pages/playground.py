@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from tutelage.records import FieldError
 from tutelage.studio import playground
-from tutelage.studio.app import Anyone, TheProject, TheStore, page
+from tutelage.studio.app import Inside, TheProject, TheStore, page
 from tutelage.studio.host import Busy, Event, Host
 from tutelage.studio.playground import Sittings
 
@@ -63,7 +63,7 @@ TheSittings = Annotated[Sittings, Depends(sittings_of)]
 
 
 @router.get("/playground")
-def show(request: Request, store: TheStore, project: TheProject, me: Anyone) -> Response:
+def show(request: Request, store: TheStore, project: TheProject, me: Inside) -> Response:
     """Choose or type a prompt."""
     rounds = playground.finished(project)
     votes = None if me.labels else playground.tally(store)
@@ -100,7 +100,7 @@ class Inbox:
 
 
 @router.post("/api/playground/answer")
-async def answer(host: TheHost, sittings: TheSittings, project: TheProject, me: Anyone, sent: Sent) -> Response:
+async def answer(host: TheHost, sittings: TheSittings, project: TheProject, me: Inside, sent: Sent) -> Response:
     """Answer {"prompt", "round", "blind", "temperature"} as server-sent events: start, loading, piece, end, problem,
     done. Whoever closes the connection stops the models."""
     sitting, request = await run_in_threadpool(playground.prepare, project, me.id, sent)
@@ -136,7 +136,7 @@ def _event(kind: str, data: dict[str, Any]) -> str:
 
 
 @router.post("/api/playground/vote")
-def vote(store: TheStore, sittings: TheSittings, me: Anyone, sent: Sent) -> Response:
+def vote(store: TheStore, sittings: TheSittings, me: Inside, sent: Sent) -> Response:
     """Book {"key", "best"}: the place of the best answer, -1 a tie, -2 all bad. Answers who was who."""
     key, best = sent.get("key"), sent.get("best")
     if not isinstance(key, str):

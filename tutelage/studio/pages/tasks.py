@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from tutelage.records import FieldError
 from tutelage.studio import desk, forms, markdown, queue, work
-from tutelage.studio.app import Anyone, Labels, TheProject, TheStore, page
+from tutelage.studio.app import Anyone, TheProject, TheStore, home_of, page
 
 router = APIRouter()
 Sent = Annotated[dict[str, Any], Body()]
@@ -36,24 +36,24 @@ def guidelines(request: Request, project: TheProject, me: Anyone) -> Response:
 
 
 @router.post("/next/{kind}")
-def following(kind: str, store: TheStore, me: Labels) -> Response:
+def following(kind: str, store: TheStore, me: Anyone) -> Response:
     """The next task of a kind; the desk when there is none."""
     return RedirectResponse(_next(store, me, kind), 303)
 
 
 @router.post("/api/next/{kind}")
-def following_for_script(kind: str, store: TheStore, me: Labels) -> Response:
+def following_for_script(kind: str, store: TheStore, me: Anyone) -> Response:
     """Where the next task of a kind is, or the desk when there is none: {"next"}."""
     return JSONResponse({"next": _next(store, me, kind)})
 
 
-def _next(store: TheStore, me: Labels, kind: str) -> str:
+def _next(store: TheStore, me: Anyone, kind: str) -> str:
     found = queue.claim(store, me.id, kind)
-    return f"/task/{found}" if found else "/"
+    return f"/task/{found}" if found else home_of(me)
 
 
 @router.get("/task/{assignment}")
-def show(request: Request, store: TheStore, project: TheProject, me: Labels, assignment: Mine) -> Response:
+def show(request: Request, store: TheStore, project: TheProject, me: Anyone, assignment: Mine) -> Response:
     """The task, blind."""
     task = work.task(store, me.id, assignment)
     return page(
@@ -65,11 +65,12 @@ def show(request: Request, store: TheStore, project: TheProject, me: Labels, ass
         flags=forms.keyed(task.form),
         today=desk.today(store, me),
         guidelines=project.guidelines,
+        home=home_of(me),
     )
 
 
 @router.post("/task/{assignment}/resume")
-def resume(store: TheStore, me: Labels, assignment: Mine) -> Response:
+def resume(store: TheStore, me: Anyone, assignment: Mine) -> Response:
     """Take up again what was put aside, skipped or ran out of time."""
     if not queue.resume(store, me.id, assignment):
         raise HTTPException(409, "this task went to somebody else meanwhile; your draft is kept")
@@ -77,7 +78,7 @@ def resume(store: TheStore, me: Labels, assignment: Mine) -> Response:
 
 
 @router.post("/api/task/{assignment}/open")
-def take(store: TheStore, me: Labels, assignment: Mine) -> Response:
+def take(store: TheStore, me: Anyone, assignment: Mine) -> Response:
     """What the page's script starts from; from now on this page is the labeler's latest, older ones are told so."""
     task = work.take(store, me.id, assignment)
     return JSONResponse(
@@ -94,14 +95,14 @@ def take(store: TheStore, me: Labels, assignment: Mine) -> Response:
 
 
 @router.put("/api/task/{assignment}/draft")
-def draft(store: TheStore, me: Labels, assignment: Mine, sent: Sent) -> Response:
+def draft(store: TheStore, me: Anyone, assignment: Mine, sent: Sent) -> Response:
     """Keep a draft: {"fence", "seconds", "body"}; renews the lease. Answers {"revision", "fence", "held"}."""
     kept = work.keep(store, me.id, assignment, _whole(sent, "fence"), sent.get("body"), _seconds(sent))
     return JSONResponse({"revision": kept.revision, "fence": kept.fence, "held": kept.held})
 
 
 @router.post("/api/task/{assignment}/submit")
-def submit(store: TheStore, me: Labels, assignment: Mine, sent: Sent) -> Response:
+def submit(store: TheStore, me: Anyone, assignment: Mine, sent: Sent) -> Response:
     """Book an answer: {"key", "seconds", "body"}, and the page's "fence". The same key again is the same answer."""
     key = sent.get("key")
     if not isinstance(key, str) or not re.fullmatch(r"[\w-]{16,64}", key, re.ASCII):
@@ -114,24 +115,24 @@ def submit(store: TheStore, me: Labels, assignment: Mine, sent: Sent) -> Respons
 
 
 @router.post("/task/{assignment}/skip")
-def skip(store: TheStore, me: Labels, assignment: Mine, reason: Annotated[str, Form()] = "") -> Response:
+def skip(store: TheStore, me: Anyone, assignment: Mine, reason: Annotated[str, Form()] = "") -> Response:
     """Never be given this one again; a reason is needed."""
     why = work.words({"reason": reason}, "reason", needed=False)[:1000]
     if not why:
         raise HTTPException(422, "say in a few words why you skip this task")
     queue.give_back(store, me.id, assignment, "skipped", why)
-    return RedirectResponse("/", 303)
+    return RedirectResponse(home_of(me), 303)
 
 
 @router.post("/task/{assignment}/postpone")
-def postpone(store: TheStore, me: Labels, assignment: Mine) -> Response:
+def postpone(store: TheStore, me: Anyone, assignment: Mine) -> Response:
     """Put it aside; the draft stays."""
     queue.give_back(store, me.id, assignment, "postponed")
-    return RedirectResponse("/", 303)
+    return RedirectResponse(home_of(me), 303)
 
 
 @router.post("/api/preview")
-def preview(me: Labels, sent: Sent) -> Response:
+def preview(me: Anyone, sent: Sent) -> Response:
     """Markdown as it will be read, made safe: {"text"} gives {"html"}."""
     return JSONResponse({"html": str(markdown.render(work.words(sent, "text", needed=False)))})
 
