@@ -198,9 +198,24 @@ def connect(url: str) -> Engine:
 
 def _settle(raw: sqlite3.Connection, _: Any) -> None:
     raw.isolation_level = None  # we say BEGIN ourselves
+    _write_ahead(raw)
     # Recursive triggers: without them INSERT OR REPLACE would delete append-only rows unseen.
-    for line in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "recursive_triggers = ON"):
+    for line in ("synchronous = FULL", "foreign_keys = ON", "recursive_triggers = ON"):
         raw.execute(f"PRAGMA {line}")
+
+
+def _write_ahead(raw: sqlite3.Connection) -> None:
+    """Turn the write-ahead log on. SQLite does not wait by itself where another process turns it on just now."""
+    until = time.monotonic() + BUSY
+    while True:
+        try:
+            raw.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _begin(connection: Connection) -> None:
