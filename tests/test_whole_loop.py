@@ -70,6 +70,15 @@ def test_sft_keeps_its_last_epoch_where_that_is_asked(tmp_path: Path, tiny_model
     assert (runs["best"].result["heldout_loss"], runs["best"].result["kept_by"]) == (min(held), "held-out loss")
 
 
+def test_sft_calls_nothing_held_out_that_it_trained_on(tmp_path: Path, tiny_model_dir: TinyModel) -> None:
+    data = write_data(tmp_path, train=6, valid=0)
+    run = sft.train(sft_config(tiny_model_dir("llama"), data, tmp_path / "sft", epochs=2))
+    assert column(run, "loss/heldout") == []
+    assert len(column(run, "loss/trained")) == 2
+    assert (run.result["kept_by"], run.result["trained_loss"]) == ("training loss", min(column(run, "loss/trained")))
+    assert "heldout_loss" not in run.result
+
+
 def test_the_reward_model_finds_what_the_labelers_like(learned: dict[str, Run]) -> None:
     assert column(learned["reward"], "accuracy/train")[-1] > 0.95
     result = learned["reward"].result

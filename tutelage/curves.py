@@ -115,6 +115,8 @@ def _imitation(rows: Sequence[Context]) -> Context | None:
     after = charts.Series("held-out, after each pass", held, "prompted", True)
     chart = charts.lines("SFT: loss per token", [charts.Series("training", train, "sft"), after], x_label="step")
     healthy = "Both should fall; where the held-out loss turns up, the model learns the demonstrations by heart."
+    if not held:
+        healthy = "Should fall. No demonstrations are held out, so it does not show when they are learned by heart."
     return _curve("Held-out loss" if held else "Loss", healthy, chart, held or train, "{:.3g}")
 
 

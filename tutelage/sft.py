@@ -7,7 +7,8 @@ With pretraining text, each step also takes its share of plain next-token loss (
 starting model). Cosine schedule to a tenth, no warm-up (appendix C). After each epoch the held-out loss is measured
 and, where a reward run is named, the mean score of sampled responses: the epoch kept is the one with the best score,
 as in the paper, else the one with the lowest held-out loss. Where there is no reward model yet, `keep = "last"` stands
-for what the paper saw: responses go on improving for epochs after the held-out loss has begun to rise.
+for what the paper saw: responses go on improving for epochs after the held-out loss has begun to rise. Without a valid
+split both are measured on the demonstrations themselves, and are named so.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def train(config: SftConfig) -> Run:
         raise UserError(f"{config.demonstrations}: no demonstrations in the train split")
     check_policy(lm, shown)
     text = _text(lm, config)
-    lowered, held_out = Lowered(lm, shown), Lowered(lm, held or shown)
+    measured_on = "heldout" if held else "trained"  # six demonstrations have none to spare
+    lowered, measured = Lowered(lm, shown), Lowered(lm, held or shown)
     optimiser = MasterAdamW(
         lm.top.parameters(), betas=(0.9, 0.95), weight_decay=config.weight_decay, clip_norm=config.clip_norm
     )
@@ -84,8 +86,8 @@ def train(config: SftConfig) -> Run:
 
         # 4. At the end of an epoch: measure, keep the best, checkpoint.
         if index + 1 == per_epoch:
-            row |= _measure(lm, config, held_out)
-            if not best or config.keep == "last" or _better(row, best["row"]):
+            row |= _measure(lm, config, measured, measured_on)
+            if not best or config.keep == "last" or _better(row, best["row"], measured_on):
                 best = {"row": row, "weights": [p.detach().clone() for p in optimiser.parameters]}
         run.log("metrics.jsonl", row)
         if index + 1 == per_epoch:
@@ -94,11 +96,10 @@ def train(config: SftConfig) -> Run:
 
     _keep(lm.top, optimiser, best["weights"])
     save_lm(lm, lm.top, run.model)
-    chosen = "reward-model score" if "score/heldout" in best["row"] else "held-out loss"
+    chosen = "reward-model score" if config.reward is not None else "held-out loss" if held else "training loss"
     chosen = "choice (the last)" if config.keep == "last" else chosen
-    run.finish(
-        kept_epoch=best["row"]["epoch"] + 1, kept_by=chosen, heldout_loss=best["row"]["loss/heldout"], n=len(shown)
-    )
+    loss = {f"{measured_on}_loss": best["row"][f"loss/{measured_on}"]}
+    run.finish(kept_epoch=best["row"]["epoch"] + 1, kept_by=chosen, **loss, n=len(shown))
     return run
 
 
@@ -136,15 +137,15 @@ def _logprobs(top: Top, batch: Packed, hidden: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _measure(lm: Lm, config: SftConfig, held: Lowered) -> dict[str, float]:
+def _measure(lm: Lm, config: SftConfig, held: Lowered, name: str) -> dict[str, float]:
     total, count = 0.0, 0
     for part in slices(len(held.pairs), 32):
         batch, hidden = held.batch(part)
         total -= float(_logprobs(lm.top, batch, hidden).sum())
         count += int(batch.mask.sum())
-    measured = {"loss/heldout": total / count}
+    measured = {f"loss/{name}": total / count}
     if config.reward is not None:
-        measured["score/heldout"] = _mean_score(lm, config, config.reward, [p for p, _ in held.pairs])
+        measured[f"score/{name}"] = _mean_score(lm, config, config.reward, [p for p, _ in held.pairs])
     return measured
 
 
@@ -159,10 +160,10 @@ def _mean_score(lm: Lm, config: SftConfig, reward: Path, prompts: Sequence[Seque
     return float(network.read(batch.at_last(hidden)).mean())
 
 
-def _better(row: dict[str, Any], best: dict[str, Any]) -> bool:
-    if "score/heldout" in row:
-        return bool(row["score/heldout"] > best["score/heldout"])
-    return bool(row["loss/heldout"] < best["loss/heldout"])
+def _better(row: dict[str, Any], best: dict[str, Any], name: str) -> bool:
+    if f"score/{name}" in row:
+        return bool(row[f"score/{name}"] > best[f"score/{name}"])
+    return bool(row[f"loss/{name}"] < best[f"loss/{name}"])
 
 
 def _checkpoint(run: Run, step: int, optimiser: MasterAdamW, best: dict[str, Any]) -> None:

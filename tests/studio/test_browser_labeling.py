@@ -126,6 +126,16 @@ def test_nine_responses_are_rated_and_ranked_by_keyboard_in_forty_presses(live: 
     calm(page)
 
 
+def test_who_gives_the_proposed_ranks_by_hand_is_not_asked_again(live: Live) -> None:
+    live.made.filled("compare", k=2)
+    page, _ = begin(live, "compare")
+    for key in ("6", "Enter", "2", "Enter", "1", "2"):  # the ratings propose 1 and 2
+        page.keyboard.press(key)
+    page.keyboard.press("Control+Enter")
+    page.wait_for_url(live.url + "/")
+    assert live.made.answers()[0].body["touched"] is True
+
+
 def live_order(live: Live, assignment: str) -> list[int]:
     """order[place shown] = index among the item's responses."""
     row = live.made.assignment(assignment)

@@ -54,6 +54,10 @@ def test_a_new_password_is_shown_once_and_works(made: Made, visit: Visit, store:
     assert accounts.login(store, "Kim", PASSWORD) is None
     assert accounts.login(store, "Kim", password)
     assert "/login" in str(theirs.get("/survey").url)
+    with store.read() as tx:
+        by = tx.execute(sa.select(actions.c.account_id).where(actions.c.what == "password")).scalar_one()
+    assert by is not None
+    assert by != kim.id  # the log says who gave it
     assert password not in admin.get(f"/people/{kim.id}").text
 
 

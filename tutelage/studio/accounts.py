@@ -326,12 +326,15 @@ def change(store: Store, by: Account, account: str, *, role: str, team: str, act
         log(tx, store.clock(), by.id, "account", account, role=role, team=team, active=active)
 
 
-def set_password(store: Store, account: str, password: str) -> None:
-    """A new password; all sessions of the account end. Raises UserError for a bad one."""
+def set_password(store: Store, account: str, password: str, by: Account | None = None) -> None:
+    """A new password; all sessions of the account end. by: the admin who gave it; none at the command line.
+
+    Raises UserError for a bad one.
+    """
     with store.read() as tx:
         name = tx.execute(sa.select(accounts.c.name).where(accounts.c.id == account)).scalar_one()
     hashed = _hasher.hash(_good(password, name))
     with store.write() as tx:
         tx.execute(accounts.update().where(accounts.c.id == account).values(password=hashed))
         tx.execute(sessions.delete().where(sessions.c.account_id == account))
-        log(tx, store.clock(), account, "password", account)
+        log(tx, store.clock(), by.id if by else None, "password", account)

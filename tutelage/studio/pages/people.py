@@ -98,7 +98,7 @@ def reset(request: Request, store: TheStore, me: Runs, number: str) -> Response:
     """Give an account a new password, shown once; its sessions end."""
     _there(store, number)
     password = secrets.token_urlsafe(PASSWORD_BYTES)
-    accounts.set_password(store, number, password)
+    accounts.set_password(store, number, password, me)
     return _one(request, store, me, number, password=password)
 
 

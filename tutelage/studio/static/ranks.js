@@ -23,9 +23,10 @@ export class Ranking {
     this.log = ranks.map((rank, place) => ["start", place, rank]);
   }
 
-  /** The labeler gives a response a rank; false where it has it already. */
+  /** The labeler gives a response a rank, or says that the proposed one is right; false where they did so already. */
   set(place, rank) {
-    if (this.ranks[place] === rank) return false;
+    const latest = this.log.findLast(([, where]) => where === place);
+    if (this.ranks[place] === rank && latest?.[0] === "rank") return false;
     this.ranks[place] = rank;
     this.log.push(["rank", place, rank]);
     return true;
