@@ -111,6 +111,13 @@ def test_steps_are_counted_in_whole_numbers() -> None:
     assert "0.2" in labels(0, 0.5, 1)
 
 
+def test_no_number_sticks_out_on_the_left() -> None:
+    drawn = charts.lines("t", [charts.Series("s", [(0.0, 0.0), (1.0, -0.00188)])], x_label="x")
+    numbers = re.findall(r'x="([\d.]+)" [^>]*"end">(-[\d.]+)<', drawn)
+    assert len(numbers) > 2
+    assert all(float(x) - charts.DIGIT * len(label) >= 0 for x, label in numbers)
+
+
 def test_charts_escape_their_words_and_survive_odd_numbers() -> None:
     odd = [charts.Bar('<b>"&', 0.5, 0.5, 0.5, 'x"', "<i>")]
     assert "<b>" not in charts.bars("<t>", odd)

@@ -16,6 +16,8 @@ WIDTH = 340.0
 TEXT = 12
 LETTER = 6.7
 """Mean width of a letter at the text size: enough to place labels without measuring them."""
+DIGIT = 8.4
+"""Width of a digit in a wide face: what must not be cut off is given that much."""
 MOST_POINTS = 200
 """Longer lines are averaged down to so many points."""
 
@@ -175,8 +177,10 @@ def lines(
     xs = [x for s in shown for x, _ in s.points] or [0.0]
     ys = [y for s in shown for _, y in s.points] + ([] if reference is None else [reference])
     bottom = head + 140
-    across = Axis(min(xs), max(xs), 48, WIDTH - 12, whole=all(x == round(x) for x in xs))  # there is no step 0.2
     up = _padded(ys or [0.0], low, high, bottom, head + 8, form)
+    widest = max(len(up.form(tick)) for tick in up.ticks())
+    whole = all(x == round(x) for x in xs)  # there is no step 0.2
+    across = Axis(min(xs), max(xs), max(48, DIGIT * widest + 8), WIDTH - 12, whole=whole)
     parts = [legend, _grid_x(across, head + 8, bottom), _grid_y(up, across), _axis_label(x_label, bottom)]
     if reference is not None:
         parts.append(_line(across.start, up.at(reference), across.end, up.at(reference), "reference"))

@@ -19,8 +19,9 @@ export function reading() {
   show();
   document.querySelector("#help").addEventListener("click", () => document.querySelector("#help-dialog").showModal());
   const guidelines = document.querySelector("#guidelines");
-  guidelines.open = remembered("guidelines", guidelines.dataset.first) === "open";
-  guidelines.addEventListener("toggle", () => remember("guidelines", guidelines.open ? "open" : "closed"));
+  const name = `guidelines-${document.querySelector("#task").dataset.kind}`; // wanted beside the writing, in the way of ranks
+  guidelines.open = remembered(name, guidelines.dataset.first) === "open";
+  guidelines.addEventListener("toggle", () => remember(name, guidelines.open ? "open" : "closed"));
 }
 
 export const everywhere = (task) => [

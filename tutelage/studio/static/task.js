@@ -277,14 +277,15 @@ export class Task {
   /** Where the words are, in one line that is always there. */
   status() {
     const line = $("#status");
+    const soon = this.here && !this.failures && ["open", "submitting"].includes(this.state); // as it goes at every key: no cause to worry
     let text;
     if (this.state === "gone") text = "kept on this computer only";
     else if (this.typed !== this.acknowledged) {
-      text = this.here ? "kept on this computer, not yet on the server" : "not kept yet: this computer's storage is full or off";
+      text = soon ? "saving…" : this.here ? "kept on this computer, not yet on the server" : "not kept yet: this computer's storage is full or off";
     } else if (this.revision && this.savedAt) text = `saved at ${clock(this.savedAt)}, revision ${this.revision}`;
     else text = "nothing to save yet";
     if (line.textContent !== text) line.textContent = text;
-    line.dataset.state = this.typed === this.acknowledged ? "saved" : "kept";
+    line.dataset.state = this.typed === this.acknowledged ? "saved" : soon ? "saving" : "kept";
   }
 
   /** A short remark beside the buttons, read out by screen readers; gone after a while. */
