@@ -147,7 +147,6 @@ class Tour:
         """Press the button and wait, looking once at the curves while it trains."""
         admin.goto(self.home + "/loop")
         admin.get_by_label("Prompts to rank next").fill(str(prompts))
-        self.shoot(admin, f"{3 + 2 * number}-start", at="#start")
         admin.get_by_role("button", name="Start training").click()
         until, looked = time.monotonic() + HALF_AN_HOUR, False
         while (state := self.state(admin, number)) in ("running", "stopping"):
@@ -197,8 +196,11 @@ class Tour:
         admin.goto(self.home + "/playground")
         admin.get_by_label("Prompt", exact=True).fill("The teapot I got from you drips all over the table.")
         admin.get_by_role("button", name="Ask").click()
-        expect(admin.get_by_role("button", name=" is best").first).to_be_enabled(timeout=180_000)
-        self.shoot(admin, "8-playground", at="#answers")
+        best = admin.get_by_role("button", name=" is best")
+        expect(best.first).to_be_enabled(timeout=180_000)
+        best.first.click()  # then the names are told
+        expect(admin.locator("#answers")).to_contain_text("PPO")
+        self.shoot(admin, "8-playground", at="#answers", height=1000)
 
 
 def main() -> None:
