@@ -104,7 +104,8 @@ def run_page(name: str, config: Any, point: str = "", count: int = 1) -> None:
 def start() -> Iterator[Callable[..., ForkServerProcess]]:
     """A function that starts a stage in a child."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([f"tutelage.{name}" for name in PAGES])
+    late = ("transformers.models.llama.modeling_llama", "transformers.generation.utils")  # imported at the first model
+    context.set_forkserver_preload([*(f"tutelage.{name}" for name in PAGES), *late])
     alive: list[ForkServerProcess] = []
 
     def child(*arguments: Any) -> ForkServerProcess:
