@@ -77,9 +77,10 @@ def test_neighbours_with_one_prompt_share_it() -> None:
     assert packed.last.tolist() == [2, 4, 6]
 
 
-def test_a_prompt_is_shared_by_no_more_than_fit() -> None:
-    packed = pack([([2] * 100, [3] * 60)] * 4, row=128)
-    assert packed.ids.shape == (2, 220)  # two responses a prompt: a third would be over SHARED
+def test_a_prompt_is_shared_where_that_is_cheaper_than_reading_it_again() -> None:
+    # Cost of n tokens that see each other: n (1 + n / 1000).
+    assert pack([([2] * 700, [3] * 60)] * 4, row=128).ids.shape == (1, 940)  # 1,824 against 4 times 1,338
+    assert pack([([2] * 20, [3] * 200)] * 4, row=128).ids.shape == (4, 220)  # two together 596, apart 537
 
 
 @given(pairs=pairs_of_ids, row=st.integers(4, 40))

@@ -98,8 +98,8 @@ def train(config: SftConfig) -> Run:
     save_lm(lm, lm.top, run.model)
     chosen = "reward-model score" if config.reward is not None else "held-out loss" if held else "training loss"
     chosen = "choice (the last)" if config.keep == "last" else chosen
-    loss = {f"{measured_on}_loss": best["row"][f"loss/{measured_on}"]}
-    run.finish(kept_epoch=best["row"]["epoch"] + 1, kept_by=chosen, **loss, n=len(shown))
+    own = {f"{measured_on}_loss": best["row"][f"loss/{measured_on}"]}
+    run.finish(kept_epoch=best["row"]["epoch"] + 1, kept_by=chosen, **own, n=len(shown))
     return run
 
 

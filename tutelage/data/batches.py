@@ -23,7 +23,6 @@ from tutelage.attention import BRANCH
 from tutelage.model import Lm
 
 ROWS = (96, 128, 160, 192, 256, 320, 384)  # widths of packed rows to choose from
-SHARED = 256  # tokens of a prompt and the responses that share it, at most, unless one pair needs more
 ATTENTION = 1 / 1000  # what a row's width adds to the cost of its tokens: attention grows with the row (docs/log.md)
 CACHE_BYTES = 1 << 30  # hidden states kept between epochs, at most
 GROUP = 32  # sequences whose hidden states are computed together
@@ -64,7 +63,7 @@ def pack(
     longest = max(_size(pairs, unit) for unit in units)
     widths = [max(row, longest)] if row else [w for w in ROWS if w >= longest] or [longest]
     layouts = [_first_fit(pairs, units, width) for width in widths]
-    rows, width = min(layouts, key=lambda found: len(found[0]) * found[1] * (1 + ATTENTION * found[1]))
+    rows, width = min(layouts, key=lambda found: len(found[0]) * _cost(found[1]))
     spots: list[tuple[int, int, int, int]] = [(0, 0, 0, 0)] * len(pairs)
     for n, held in enumerate(rows):
         at = 0
@@ -77,15 +76,21 @@ def pack(
 
 
 def _units(pairs: Sequence[tuple[Ids, Ids]]) -> list[list[int]]:
-    """Indices of neighbouring pairs with one prompt, as many together as SHARED allows."""
+    """Indices of neighbouring pairs with one prompt, together as long as that is cheaper than the prompt once more."""
     units: list[list[int]] = []
     for i, (prompt, response) in enumerate(pairs):
-        same = bool(units) and list(pairs[units[-1][0]][0]) == list(prompt)
-        if same and _size(pairs, units[-1]) + len(response) <= SHARED:
-            units[-1].append(i)
-        else:
-            units.append([i])
+        if units and list(pairs[units[-1][0]][0]) == list(prompt):
+            held = _size(pairs, units[-1])
+            if _cost(held + len(response)) <= _cost(held) + _cost(len(prompt) + len(response)):
+                units[-1].append(i)
+                continue
+        units.append([i])
     return units
+
+
+def _cost(tokens: int) -> float:
+    """Of reading so many tokens that may see each other."""
+    return tokens * (1 + ATTENTION * tokens)
 
 
 def _size(pairs: Sequence[tuple[Ids, Ids]], unit: Sequence[int]) -> int:
