@@ -113,7 +113,8 @@ def test_without_rankings_the_policy_imitates(first: Path) -> None:
     found = json.loads((out / "round.json").read_text())
     assert (found["policy"], found["newest"], found["previous"]) == ("sft", "round-1/sft", None)
     assert found["reward_model"] is None and found["ppo"] is None and found["score_change"] is None
-    assert found["trained_on"]["demonstrations"] == {"n": 6, "labelers": {"labeler-0": 3, "labeler-1": 3}}
+    words = {"n": 6, "labelers": {"labeler-0": 3, "labeler-1": 3}, "left_out": 0}
+    assert found["trained_on"]["demonstrations"] == words
     offered = rows(out / "next.jsonl")
     assert len(offered) == 5 and {len(row["responses"]) for row in offered} == {3}
     assert {row["use_case"] for row in offered} == set(CASES)
@@ -121,6 +122,16 @@ def test_without_rankings_the_policy_imitates(first: Path) -> None:
     assert [r["model"] for r in judged[0]["responses"]] == ["base", "round-1/sft"] and len(judged) == 3
     page = (out / "report.html").read_text()
     assert "Round 1 learned from 6 demonstrations by 2 labelers." in page and "No rankings yet" in page
+
+
+def test_what_is_too_long_is_left_out_and_counted(tiny_model_dir: TinyModel, tmp_path: Path) -> None:
+    folder = make_studio(tmp_path / "studio", tiny_model_dir("llama"))
+    path = round_folder(folder, 1) / "data" / "demonstrations.jsonl"
+    written = read_records(Demonstration, path)
+    write_records(path, [*written[:-1], replace(written[-1], prompt="word " * 3000)])
+    train(config(folder))
+    words = json.loads((round_folder(folder, 1) / "round.json").read_text())["trained_on"]["demonstrations"]
+    assert (words["n"], words["left_out"]) == (5, 1)
 
 
 def test_with_rankings_a_reward_model_and_ppo_follow(second: Path) -> None:

@@ -133,6 +133,7 @@ def imitate(one: Round) -> Run:
 
     one.enter("sft", f"imitate {one.plan.n_demonstrations} demonstrations (SFT)")
     fields = one.common(model=one.settings.model, demonstrations=one.plan.demonstrations, out=one.out / "sft")
+    fields |= {"drop_long": True}  # what somebody wrote too long must not stop the round of all others
     run = sft.train(SftConfig(**fields | one.recipe.sft))
     one.stages.leave(run.info["seconds"])
     return run
@@ -286,7 +287,7 @@ def conclude(
         "model": one.settings.model,
         "preset": one.recipe.name,
         "seed": one.config.seed,
-        "trained_on": one.plan.trained_on,
+        "trained_on": roundresult.trained_on(one.plan, Run.open(one.out / "sft", "sft")),
         "reward_model": roundresult.accuracy(judged, folds, one.plan) if judged is not None else None,
         "ppo": Run.open(one.out / "ppo_ptx", "ppo").result if judged is not None else None,
         "answers": roundresult.answers(heldout, said, scores),

@@ -24,6 +24,13 @@ Answers = Mapping[str, Mapping[str, Response]]
 Scores = Mapping[tuple[str, str], float]
 
 
+def trained_on(plan: Plan, imitated: Run) -> dict[str, Any]:
+    """Whose judgements it was: the plan's, less the demonstrations that were too long (`left_out`)."""
+    words = plan.trained_on["demonstrations"]
+    n = imitated.result["n"]
+    return plan.trained_on | {"demonstrations": words | {"n": n, "left_out": words["n"] - n}}
+
+
 def spreads(prompts: Sequence[Prompt], offered: Answers, scores: Scores | None) -> dict[str, float]:
     """Standard deviation of the scores of each prompt's responses; empty without a reward model."""
     if scores is None:

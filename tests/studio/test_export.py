@@ -54,6 +54,29 @@ def worked(made: Made, store: Store) -> dict[str, str]:
     return {"one": one.id, "two": two.id, "out": out.id}
 
 
+def test_the_pairs_of_a_few_shot_prompt_are_demonstrations_of_their_own(
+    store: Store, made: Made, tmp_path: Path
+) -> None:
+    me = made.account()
+    (prompt,) = made.prompts(kind="few-shot", text="Name the young.\n\ncow\ncalf\n\ndog")
+    batch = made.batch("demonstrate")
+    with store.write() as tx:
+        queue.add_items(tx, store.clock(), batch, [(prompt, [])])
+    given = [{"query": "cat", "response": "kitten"}, {"query": "hen", "response": "chick"}]
+    made.answer(me.id, "demonstrate", {"response": "puppy", "rows": given})
+    counts = export(store, tmp_path / "out")
+    found = read_records(Demonstration, tmp_path / "out" / "demonstrations.jsonl")
+    assert counts["demonstrations"] == 3
+    assert len({d.id for d in found}) == 3
+    assert [(d.prompt, d.response) for d in found] == [
+        ("Name the young.\n\ncow\ncalf\n\ndog", "puppy"),
+        ("Name the young.\n\ncow\ncalf\n\ndog\npuppy\n\nhen\nchick\n\ncat", "kitten"),
+        ("Name the young.\n\ncow\ncalf\n\ndog\npuppy\n\ncat\nkitten\n\nhen", "chick"),
+    ]
+    data = write_round_data(store, tmp_path / "data")
+    assert len(read_records(Demonstration, data["demonstrations"])) == 3
+
+
 def test_everything_goes_out_as_records(store: Store, worked: dict[str, str], tmp_path: Path) -> None:
     counts = export(store, tmp_path / "out")
     rankings = read_records(Ranking, tmp_path / "out" / "rankings.jsonl")

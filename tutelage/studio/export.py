@@ -61,8 +61,8 @@ def export(
             for found in harvest(tx, shuffled(answer_ids(tx, wanted, teams=teams), seed)):
                 if found.ranking is not None:
                     files.add_ranking(found.item, found.ranking, counts)
-                if found.demonstration is not None:
-                    files.add_demonstration(found.demonstration, counts)
+                for demonstration in found.demonstrations:
+                    files.add_demonstration(demonstration, counts)
                     counts["edited"] += found.ranking is not None
             counts["labelers"] = len(files.labelers)
             groups = sorted(files.groups)
@@ -88,8 +88,7 @@ def write_round_data(store: Store, folder: Path, *, teams: Sequence[str] = ()) -
             for found in harvest(tx, ids):
                 if found.ranking is not None:
                     rankings.write(_line(found.ranking))
-                if found.demonstration is not None:
-                    demonstrations.write(_line(found.demonstration))
+                demonstrations.writelines(map(_line, found.demonstrations))
     return {name: folder / f"{name}.jsonl" for name in ("prompts", "demonstrations", "rankings")}
 
 

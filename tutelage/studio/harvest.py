@@ -26,12 +26,13 @@ from tutelage.studio.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Harvested:
-    """One answer: of a demonstrate batch a demonstration; else a ranking, and a demonstration where the best response
-    was edited. `item` is the same for all labelers of the same responses."""
+    """One answer: of a demonstrate batch a demonstration, and one more for each further pair of a few-shot prompt; else
+    a ranking, and a demonstration where the best response was edited. `item` is the same for all labelers of the same
+    responses."""
 
     item: str
     ranking: Ranking | None
-    demonstration: Demonstration | None
+    demonstrations: tuple[Demonstration, ...]
 
 
 @functools.lru_cache(1024)
@@ -131,7 +132,7 @@ def _sampling(text: str) -> dict[str, Any]:
 
 def _harvested(row: Row[Any], texts: dict[str, Response]) -> Harvested:
     if "response" in row.body:
-        return Harvested(row.item_id, None, _demonstration(row, row.id, row.body["response"]))
+        return Harvested(row.item_id, None, _written(row))
     shown = tuple(texts[name] for name in row.responses)
     ranks = tuple(row.body["ranks"])
     ranking = Ranking(
@@ -151,14 +152,29 @@ def _harvested(row: Row[Any], texts: dict[str, Response]) -> Harvested:
     edited = row.body["edited"]
     best = {r.text.strip() for r, rank in zip(shown, ranks, strict=True) if rank == 1}
     written = _demonstration(row, f"{row.id}-edited", edited) if edited and edited not in best else None
-    return Harvested(row.item_id, ranking, written)
+    return Harvested(row.item_id, ranking, (written,) if written else ())
 
 
-def _demonstration(row: Row[Any], name: str, text: str) -> Demonstration:
+def _written(row: Row[Any]) -> tuple[Demonstration, ...]:
+    """The response; for a few-shot prompt also each further pair, behind the prompt, its response and the other pairs.
+
+    So K pairs give K training items, each with the other K - 1 as context (paper, appendix A.2.1).
+    """
+    first = row.body["response"]
+    pairs = [(pair["query"], pair["response"]) for pair in row.body.get("rows", ())]
+    found = [_demonstration(row, row.id, first)]
+    for n, (query, response) in enumerate(pairs, start=1):
+        others = [f"{q}\n{r}" for at, (q, r) in enumerate(pairs, start=1) if at != n]
+        prompt = "\n\n".join([f"{row.text}\n{first}", *others, query])
+        found.append(_demonstration(row, f"{row.id}-pair-{n}", response, prompt))
+    return tuple(found)
+
+
+def _demonstration(row: Row[Any], name: str, text: str, prompt: str = "") -> Demonstration:
     return Demonstration(
         id=name,
         prompt_id=row.prompt_id,
-        prompt=row.text,
+        prompt=prompt or row.text,
         response=text,
         labeler=pseudonym(row.account_id),
         split=row.split,
