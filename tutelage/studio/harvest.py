@@ -158,7 +158,7 @@ def _harvested(row: Row[Any], texts: dict[str, Response]) -> Harvested:
 def _written(row: Row[Any]) -> tuple[Demonstration, ...]:
     """The response; for a few-shot prompt also each further pair, behind the prompt, its response and the other pairs.
 
-    So K pairs give K training items, each with the other K - 1 as context (paper, appendix A.2.1).
+    So K pairs give K training items, each with the other K - 1 as context (paper, section 3.2).
     """
     first = row.body["response"]
     pairs = [(pair["query"], pair["response"]) for pair in row.body.get("rows", ())]
