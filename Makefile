@@ -21,7 +21,7 @@ studio: $(STUDIO) ## open a studio on the embedded workflow in runs/studio: writ
 	$(BIN)/tutelage studio runs/studio
 
 test: $(DEV) ## the fast tests
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(DEV) ## the slow tests: real models, whole loops
 	$(BIN)/python -m pytest -m slow
