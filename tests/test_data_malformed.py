@@ -252,7 +252,7 @@ RAW: list[tuple[str, bytes, str]] = [
     ("a.json", b"[]", "has no rows"),
     ("a.json", b'[{"prompt": "x"}, {"prompt": ""}]', "item 2: field 'prompt' is empty"),
     ("a.json", b'[\n{"prompt": "x"}\n', "not valid JSON .* at line 3, column 1"),
-    ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n')[:-9], "damaged gzip file"),
+    ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n', mtime=0)[:-9], "damaged gzip file"),
     ("a.jsonl.gz", b"\x1f\x8bnonsense and more nonsense", "damaged gzip file"),
     ("a.txt", b"hello", "unknown kind of file; expected .jsonl, .json, .csv, .tsv or .parquet"),
     ("a.csv", b"prompt,response\nx,y\nz\n", "line 3: has 1 cells, the header has 2"),

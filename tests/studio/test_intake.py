@@ -59,7 +59,7 @@ TREE = {
     [
         ("a.jsonl", jsonl({"prompt": "Say hello"}), None, ["Say hello"]),
         ("a.csv", b"prompt,user\nSay hello,u1\nSay goodbye,u2\n", None, ["Say goodbye", "Say hello"]),
-        ("a.jsonl.gz", gzip.compress(jsonl({"prompt": "Say hello"})), None, ["Say hello"]),
+        ("a.jsonl.gz", gzip.compress(jsonl({"prompt": "Say hello"}), mtime=0), None, ["Say hello"]),
         ("a.jsonl", jsonl({"prompt": "Say hello", "completion": "Hello."}), "demonstrate", ["Say hello"]),
         ("a.jsonl", jsonl({"prompt": "Say hello", "chosen": "Hello.", "rejected": "No."}), "compare", ["Say hello"]),
         (
