@@ -261,10 +261,10 @@ def test_nobody_is_changed_who_is_not_there(store: Store, made: Made) -> None:
 def test_what_is_done_to_accounts_is_written_down(store: Store, made: Made) -> None:
     admin, me = made.account("admin"), made.account()
     accounts.change(store, admin, me.id, role="reviewer", team="nurses", active=True)
-    accounts.set_password(store, me.id, "another good one")
+    accounts.set_password(store, me.id, "another good one", admin)
     with store.read() as tx:
         found = tx.execute(sa.select(actions.c.what, actions.c.account_id).where(actions.c.about == me.id)).all()
-    assert sorted(map(tuple, found)) == sorted([("account", me.id), ("account", admin.id), ("password", me.id)])
+    assert sorted(map(tuple, found)) == sorted([("account", me.id), ("account", admin.id), ("password", admin.id)])
 
 
 # ---- the throttle ----------------------------------------------------------------------------------------------

@@ -304,7 +304,7 @@ def test_a_crash_costs_nothing_here_and_two_seconds_elsewhere(live: Live) -> Non
         assert time.monotonic() - began < 2 + 3, "not with the studio"  # 2 s, and what a busy machine adds
         time.sleep(0.05)
     field.press_sequentially(" and cold")
-    expect(page.locator("#status")).to_have_text("kept on this computer, not yet on the server")
+    expect(page.locator("#status")).to_have_text("saving…")  # kept here, on its way
     context = page.context
     crash(page)
     elsewhere = live.page(me, f"/task/{assignment}")
