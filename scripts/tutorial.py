@@ -148,21 +148,17 @@ class Tour:
         admin.goto(self.home + "/loop")
         admin.get_by_label("Prompts to rank next").fill(str(prompts))
         admin.get_by_role("button", name="Start training").click()
+        state = admin.locator("#round-state")  # the page keeps itself up to date
         until, looked = time.monotonic() + HALF_AN_HOUR, False
-        while (state := self.state(admin, number)) in ("running", "stopping"):
+        while state.inner_text() in ("running", "stopping"):
             if time.monotonic() > until:
                 raise SystemExit(f"round {number} takes too long")
             if live and not looked and admin.locator("#live-samples .watched").count():
                 self.shoot(admin, live, height=1500)
                 looked = True
             time.sleep(2)
-        if state != "finished":
+        if state.inner_text() != "finished":
             raise SystemExit(admin.locator("main").inner_text())
-
-    def state(self, admin: Page, number: int) -> str:
-        """Of a round, as its page says."""
-        admin.goto(f"{self.home}/rounds/{number}")
-        return admin.locator("#round-state").inner_text()
 
     def whole(self, file: Path) -> None:
         """The tutorial, from the first page to the last."""

@@ -126,11 +126,8 @@ def train_round(admin: Page, home: str, number: int) -> None:
     expect(admin.get_by_role("heading", name=f"Round {number}")).to_be_visible()
     admin.goto("about:blank")
     until = time.monotonic() + TRAINING
-    while True:
-        admin.goto(f"{home}/rounds/{number}")
-        state = admin.locator("#round-state").inner_text()
-        if state not in ("running", "stopping"):
-            break
+    admin.goto(f"{home}/rounds/{number}")  # from here on the page keeps itself up to date
+    while (state := admin.locator("#round-state").inner_text()) in ("running", "stopping"):
         assert time.monotonic() < until, admin.locator("#live-log").inner_text()
         time.sleep(1)
     assert state == "finished", admin.locator("main").inner_text()
