@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "studio"))  # the browser and the server of the tests
 
-from browser import SWITCHES, chromium  # noqa: E402
+from browser import SWITCHES, chromium, join  # noqa: E402
 from made_server import Server  # noqa: E402
 
 from tutelage import rubric, workflows  # noqa: E402
@@ -85,15 +85,8 @@ class Tour:
 
     def invite(self, admin: Page, name: str) -> Page:
         """A labeler, who follows the link they were sent."""
-        admin.goto(self.home + "/people")
-        admin.get_by_role("button", name="Make a link").click()
-        link = admin.locator("input[readonly]").input_value()
         page = self.person()
-        page.goto(link)
-        page.get_by_label("Your name").fill(name)
-        page.get_by_label("Password").fill(PASSWORD)
-        page.get_by_role("button", name="Join").click()
-        expect(page.get_by_role("heading", name="Your desk")).to_be_visible()
+        join(admin, page, self.home, name, PASSWORD)
         return page
 
     def demonstrate(self, page: Page, count: int, name: str = "") -> None:

@@ -175,6 +175,17 @@ def live(tmp_path: Path, browser: Browser) -> Iterator[Live]:
         store.close()
 
 
+def join(admin: Page, page: Page, home: str, name: str, password: str) -> None:
+    """An admin makes a link that invites a labeler, who follows it on a page of their own."""
+    admin.goto(home + "/people")
+    admin.get_by_role("button", name="Make a link").click()
+    page.goto(admin.locator("input[readonly]").input_value())
+    page.get_by_label("Your name").fill(name)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Join").click()
+    expect(page.get_by_role("heading", name="Your desk")).to_be_visible()
+
+
 # ---- looking at pages ------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from browser import PATIENCE, WIDE, calm, watch
+from browser import PATIENCE, WIDE, calm, join, watch
 from made_server import Server
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
@@ -75,16 +75,9 @@ def forty_prompts(folder: Path) -> Path:
 
 def invited(admin: Page, home: str, browser: Browser, name: str) -> Page:
     """Invite a labeler, and follow the link as them."""
-    admin.goto(home + "/people")
-    admin.get_by_role("button", name="Make a link").click()
-    link = admin.locator("input[readonly]").input_value()
     page = person(browser).new_page()
     watch(page)
-    page.goto(link)
-    page.get_by_label("Your name").fill(name)
-    page.get_by_label("Password").fill(PASSWORD)
-    page.get_by_role("button", name="Join").click()
-    expect(page.get_by_role("heading", name="Your desk")).to_be_visible()
+    join(admin, page, home, name, PASSWORD)
     return page
 
 

@@ -239,6 +239,25 @@ def test_a_groups_model_is_trained_on_its_rankings_and_scores_all_responses(smal
     assert "model of mornings" in shown and shown.count(">chosen</strong>") == values.SHOWN
 
 
+def test_stopping_never_reaches_the_process_of_an_earlier_training(small: tuple[Project, Store, Made]) -> None:
+    """A training that died with the studio leaves its process id behind, which somebody else may have by now."""
+    project, store, _ = small
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        groupmodel.start(store, project, "evenings").join(PATIENCE)
+        left = groupmodel.folder_of(project, "evenings")
+        assert not (left / groupmodel.PID).exists()
+        shutil.copytree(left, groupmodel._next(left))
+        (groupmodel._next(left) / groupmodel.PID).write_text(str(bystander.pid))
+        worker = groupmodel.start(store, project, "evenings")
+        groupmodel.stop(project)
+        worker.join(PATIENCE)
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
 def test_a_training_is_stopped_and_goes_on(small: tuple[Project, Store, Made]) -> None:
     project, store, _ = small
     client = logged_in(store, build(project, store), "admin")

@@ -12,6 +12,7 @@ import gzip
 import importlib
 import io
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -178,13 +179,19 @@ def _array_items(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, Any
         yield f"item {number}", item
 
 
+_MAY_BE_NO_NUMBER = re.compile(r"NaN|Infinity|\d[eE]\+?\d{3}")
+"""In JSON's text: what Python would read as NaN or infinite, and some texts that merely look so."""
+
+
 def _decoded(where: str, raw: bytes) -> Any:
-    """JSON from bytes. Half a surrogate pair is refused here, since no file could hold it later."""
+    """JSON from bytes. Half a surrogate pair and NaN are refused here, since no file could hold them later."""
     try:
         text = raw.decode("utf-8-sig")
         value = json.loads(text)
         if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode()
+        if _MAY_BE_NO_NUMBER.search(text):
+            json.dumps(value, allow_nan=False)
     except UnicodeDecodeError:
         raise UserError(f"{where}: not UTF-8 text") from None
     except UnicodeEncodeError:
@@ -192,6 +199,8 @@ def _decoded(where: str, raw: bytes) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column" if error.lineno > 1 else "column"
         raise UserError(f"{where}: not valid JSON ({error.msg} at {place} {error.colno})") from None
+    except ValueError:
+        raise UserError(f"{where}: holds NaN or a number without end, which JSON has not") from None
     except RecursionError:
         raise UserError(f"{where}: JSON nested too deep") from None
     return value

@@ -1,7 +1,7 @@
 """A reward model for each group of labelers: trained from the newest SFT run on that group's rankings alone.
 
-    runs/values/GROUP/      rankings.jsonl, config.json, state.json, pid, log.txt, scores.json, reward/ (the run)
-    runs/values/GROUP.next/ the same while it is being made; it takes the old one's place when it is whole
+    runs/values/GROUP/      rankings.jsonl, config.json, state.json, log.txt, scores.json, reward/ (the run)
+    runs/values/GROUP.next/ the same while it is being made, and pid; it takes the old one's place when it is whole
 
 `tutelage reward` trains and `tutelage.score` scores all compared responses, each as a child process. A lock says that
 one of them runs: the children hold it too, so it is true even when the studio was killed meanwhile. What was stopped
@@ -41,7 +41,7 @@ from tutelage.studio.store import Store
 NEEDED = 12
 """Rankings of training prompts, each with an untied pair, from which a group's model is trained: fewer say nothing."""
 PID = "pid"
-"""The file with the process id of the child at work; while the lock is held, the id is its own."""
+"""The file with the process id of the child at work, there as long as it is: an id of before may be somebody else's."""
 JUDGED = "judged"
 """The group that rankings of old against new policy get here: they are scored, and never train."""
 
@@ -144,6 +144,7 @@ def start(store: Store, project: Project, group: str) -> threading.Thread:
         rows = [dataclasses.replace(r, group=JUDGED if g == JUDGED else slug(g)) for g in by_group for r in by_group[g]]
         _prepare(folder, rows, _settings(project, number, folder, group, len(ready)))
         write_json(folder / "state.json", {"group": group, "round": number, "rankings": len(ready)})
+        (folder / PID).unlink(missing_ok=True)  # of one that was killed together with the studio
         worker = threading.Thread(target=_work, args=(folder, lock), name=f"values-{group}", daemon=True)
         worker.start()
     except BaseException:
@@ -239,4 +240,6 @@ def _child(command: list[str], folder: Path, lock: int) -> bool:
     with (folder / rounds.LOG).open("ab") as said:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=(lock,))
         write_text(folder / PID, str(child.pid))
-        return child.wait() == 0
+        done = child.wait()
+    (folder / PID).unlink()
+    return done == 0

@@ -120,7 +120,7 @@ def count(tx: Connection, since: float) -> Counts:
     groups = tx.execute(
         sa.select(accounts.c.team, sa.func.count())
         .select_from(_done().join(accounts, accounts.c.id == answers.c.account_id))
-        .where(batches.c.kind == "compare", ~batches.c.screening, answers.c.number == 1)
+        .where(batches.c.kind == "compare", answers.c.number == 1)
         .group_by(accounts.c.team)
         .order_by(accounts.c.team)
     )
@@ -146,7 +146,9 @@ def count(tx: Connection, since: float) -> Counts:
 
 
 def _done() -> Any:
-    return answers.join(items, items.c.id == answers.c.item_id).join(batches, batches.c.id == items.c.batch_id)
+    """Answers with their items and batches, without those that screen labelers."""
+    works = sa.and_(batches.c.id == items.c.batch_id, ~batches.c.screening)
+    return answers.join(items, items.c.id == answers.c.item_id).join(batches, works)
 
 
 def _tally(tx: Connection, kind: str, since: float = 0.0) -> tuple[int, int, int]:
@@ -158,7 +160,7 @@ def _tally(tx: Connection, kind: str, since: float = 0.0) -> tuple[int, int, int
             sa.func.count(sa.distinct(items.c.prompt_id)),
         )
         .select_from(_done())
-        .where(batches.c.kind == kind, ~batches.c.screening, answers.c.number == 1, answers.c.created >= since)
+        .where(batches.c.kind == kind, answers.c.number == 1, answers.c.created >= since)
     )
     row = tx.execute(query).one()
     return int(row[0]), int(row[1]), int(row[2])
@@ -168,8 +170,7 @@ def _edited(tx: Connection) -> int:
     """Rankings whose best response was edited: demonstrations too."""
     text = answers.c.body["edited"].as_string()
     query = sa.select(sa.func.count(sa.distinct(answers.c.item_id))).select_from(_done())
-    ranked = batches.c.kind == "compare", ~batches.c.screening
-    return int(tx.execute(query.where(*ranked, text != "")).scalar_one())
+    return int(tx.execute(query.where(batches.c.kind == "compare", text != "")).scalar_one())
 
 
 def _left(tx: Connection) -> dict[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -107,8 +106,18 @@ def compare(
     try:
         if kind not in ("compare", "judge"):
             raise UserError(f"no kind {kind!r}; one of compare, judge")
-        terms = batches.Terms(mode, overlap, team, priority, screening)
-        made = batches.add_compare(store, name, _samples(files), kind=kind, account=me, **asdict(terms))
+        made = batches.add_compare(
+            store,
+            name,
+            _samples(files),
+            kind=kind,
+            mode=mode,
+            overlap=overlap,
+            team=team,
+            priority=priority,
+            screening=screening,
+            account=me,
+        )
     except UserError as error:
         return _list(request, store, me, 400, str(error))
     return RedirectResponse(f"/batches/{made}", 303)
