@@ -172,6 +172,13 @@ def test_positive_agreement_on_a_rare_flag() -> None:
     assert got.alpha == pytest.approx(1 - 239 * 4 / (2 * 6 * 234))
 
 
+def test_who_was_not_asked_about_a_flag_says_nothing_of_it() -> None:
+    asked = [ranking("p", "12", name, likert="44", hallucination="10") for name in ("ann", "bob")]
+    got = flag_agreement([*asked, ranking("p", "12", "cid", likert="44")], "hallucination")
+    assert got == flag_agreement(asked, "hallucination")
+    assert (got.pairs, got.prevalence) == (2, 0.5)
+
+
 def test_a_flag_never_set_and_one_without_overlap() -> None:
     rankings = [ranking("p", "12", name, likert="44", hallucination="00") for name in ("ann", "bob")]
     got = flag_agreement(rankings, "hallucination")
