@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tutelage.records import RATING_FLAGS, UserError
+from tutelage.studio.places import one_at_a_time
 from tutelage.studio.schema import forms
 from tutelage.studio.store import Store
 
@@ -44,8 +45,6 @@ violent, toxic, judgemental. An opinion alone does not, and "inappropriate" can 
 
 KEYS = "qwertyuiopafhlzcvsd"
 """Letters that answer a form's questions, in their order. g, j, k, m, n, b and x have a meaning on every page."""
-
-FIRST = 1
 
 
 def default_form() -> dict[str, Any]:
@@ -90,6 +89,7 @@ def publish(store: Store, names: list[str]) -> int:
     body = default_form()
     body["flags"] = [row for row in body["flags"] if row["name"] in names]
     with store.write() as tx:
+        one_at_a_time(tx)
         number = int(tx.execute(sa.select(sa.func.max(forms.c.number))).scalar_one()) + 1
         tx.execute(forms.insert().values(number=number, body=body, created=store.clock()))
     return number

@@ -25,8 +25,8 @@ from tutelage.studio import filing
 from tutelage.studio.accounts import Account
 from tutelage.studio.desk import shorten
 from tutelage.studio.ids import new_id
+from tutelage.studio.places import log, one_at_a_time
 from tutelage.studio.project import Project
-from tutelage.studio.queue import log
 from tutelage.studio.schema import imports, prompts
 from tutelage.studio.store import Store
 from tutelage.studio.told import count
@@ -148,6 +148,7 @@ def _bring(
         collected = _collect(found, known, rules=rules, max_tokens=max_tokens, where=path.name)
         fresh = found.restricted_to([*known, *collected.kept])
         with store.write() as tx:
+            one_at_a_time(tx)
             if _count(tx) != len(known):
                 continue  # somebody else brought prompts in meanwhile: judge again beside theirs
             filing.file_prompts(tx, store.clock(), collected.kept)
@@ -254,6 +255,7 @@ def write_prompt(
     """
     prompt = _written(account, text.strip(), use_case=use_case, kind=kind, flags=flags, user=user)
     with store.write() as tx:
+        one_at_a_time(tx)
         collected = collect([prompt], existing=_known(tx), count_tokens=about_tokens, max_tokens=max_tokens)
         if collected.dropped:
             raise UserError(f"not added, {collected.dropped[0][1]}")
@@ -292,6 +294,7 @@ def write_few_shot(
             raise UserError(f"not added, too long: with its examples about {about_tokens(text):,} tokens")
         rows.append((replace(made, split=split), response))
     with store.write() as tx:
+        one_at_a_time(tx)
         known = {prompt.id for prompt in _known(tx)}
         if any(prompt.id in known for prompt, _ in rows):
             raise UserError("not added, duplicate: this few-shot prompt is here already")
