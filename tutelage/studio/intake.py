@@ -111,7 +111,7 @@ def _read(path: Path) -> Imported:
     rows = 0
     for where, row in read_table(path):
         rows += 1
-        field = _nul(row, "")
+        field = _nul(row)
         if field is not None:
             raise UserError(f"{path}, {where}: field {field!r} holds a NUL character")
     found = load(path)
@@ -123,18 +123,21 @@ def _read(path: Path) -> Imported:
     return found
 
 
-def _nul(value: Any, name: str) -> str | None:
+def _nul(row: Any) -> str | None:
     """The path of the first text with a NUL character within a decoded row."""
-    if isinstance(value, str):
-        return (name or "(row)") if "\0" in value else None
-    if isinstance(value, dict):
-        parts = [(f"{name}.{key}".lstrip("."), inner) for key, inner in value.items()]
-        parts += [(f"{name}.(name)".lstrip("."), key) for key in value]
-    elif isinstance(value, list):
-        parts = [(f"{name}[{i}]", inner) for i, inner in enumerate(value)]
-    else:
-        return None
-    return next((found for inner, one in parts if (found := _nul(one, inner)) is not None), None)
+    waiting: list[tuple[str, Any]] = [("", row)]  # no recursion: rows may be nested as deep as JSON is read
+    while waiting:
+        name, value = waiting.pop()
+        parts: list[tuple[str, Any]] = []
+        if isinstance(value, str) and "\0" in value:
+            return name or "(row)"
+        if isinstance(value, dict):
+            parts = [(f"{name}.{key}".lstrip("."), inner) for key, inner in value.items()]
+            parts += [(f"{name}.(name)".lstrip("."), key) for key in value]
+        elif isinstance(value, list):
+            parts = [(f"{name}[{i}]", inner) for i, inner in enumerate(value)]
+        waiting += reversed(parts)
+    return None
 
 
 def _bring(
