@@ -58,6 +58,7 @@ MAY = {
     "GET /batches": "ra",
     "POST /batches/demonstrate": "a",
     "POST /batches/compare": "a",
+    "POST /batches/form": "a",
     "GET /batches/export.zip": "a",
     "GET /batches/{number}": "ra",
     "POST /batches/{number}": "a",

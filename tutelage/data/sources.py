@@ -135,8 +135,8 @@ def _typed(row: Any, shape: Shape) -> Any:
         if kinds.get(name, "str") != "str":
             try:
                 typed[name] = json.loads(cell)
-            except json.JSONDecodeError:
-                raise FieldError(name, f"holds {cell!r}, expected JSON") from None
+            except (ValueError, RecursionError):
+                raise FieldError(name, f"holds {cell[:40]!r}, expected JSON") from None
     return typed
 
 
@@ -192,6 +192,8 @@ def _decoded(where: str, raw: bytes) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column" if error.lineno > 1 else "column"
         raise UserError(f"{where}: not valid JSON ({error.msg} at {place} {error.colno})") from None
+    except ValueError:  # Python reads no number of more than 4,300 digits
+        raise UserError(f"{where}: holds a number that is too long") from None
     except RecursionError:
         raise UserError(f"{where}: JSON nested too deep") from None
     return value

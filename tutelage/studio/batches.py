@@ -18,6 +18,7 @@ from tutelage.records import MAX_RANKED, SPLITS, FieldError, Response, UserError
 from tutelage.studio import filing, queue
 from tutelage.studio.accounts import Account
 from tutelage.studio.ids import new_id
+from tutelage.studio.places import one_at_a_time
 from tutelage.studio.schema import (
     EVERYONE,
     KINDS,
@@ -103,6 +104,7 @@ def add_demonstrate(
     if number < 1 or quota < 0:
         raise UserError("the number of prompts must be at least 1, the quota per use case at least 0")
     with store.write() as tx:
+        one_at_a_time(tx)
         found = _candidates(tx, split, use_cases, again=again, screening=screening)
         chosen = _spread(found, number, quota)
         if not chosen:
@@ -161,6 +163,7 @@ def add_compare(
         raise UserError("nothing to rank: no prompt has two different responses")
     terms = Terms(mode, overlap, team, priority, screening)
     with store.write() as tx:
+        one_at_a_time(tx)
         return file_compare(tx, store.clock(), name, entries, kind=kind, terms=terms, account=account)
 
 
