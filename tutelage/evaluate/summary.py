@@ -52,7 +52,7 @@ def _responses(path: Path) -> list[Response]:
 
 
 def _final_kl(out: Path) -> float:
-    """Of the policy that was kept, on the validation prompts; of the last rollout where no policy was kept on the way."""
+    """Of the policy that was kept, on the validation prompts; of the last rollout where none was kept on the way."""
     ppo = Run.open(out / "ppo_ptx", "ppo")
     points = [r for r in Run.open(out / "evaluation", "evaluation").rows("frontier.jsonl") if r["model"] == "ppo_ptx"]
     last = max(points, key=lambda r: r["iteration"], default={"iteration": 0})

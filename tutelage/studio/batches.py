@@ -33,9 +33,6 @@ from tutelage.studio.schema import (
 )
 from tutelage.studio.store import Store
 
-MOST_LABELERS = 50
-"""Labelers per item, at most: beyond it somebody typed a number wrong."""
-
 Rows = Iterable[tuple[str, Sequence[Response]]]
 """(prompt id, responses) of each item."""
 
@@ -249,8 +246,8 @@ def _columns(terms: Terms) -> dict[str, Any]:
 def _check(terms: Terms) -> None:
     if terms.mode not in MODES:
         raise UserError(f"no mode {terms.mode!r}; one of {', '.join(MODES)}")
-    if not 1 <= terms.overlap <= MOST_LABELERS:
-        raise UserError(f"labelers per item is {terms.overlap}; expected 1 to {MOST_LABELERS}")
+    if not 1 <= terms.overlap <= queue.MOST:
+        raise UserError(f"labelers per item is {terms.overlap}; expected 1 to {queue.MOST}")
     if len(terms.team) > 64 or not terms.team.isprintable():
         raise UserError("the group's name must have at most 64 characters")
     if abs(terms.priority) > 1000:

@@ -30,7 +30,7 @@ from sqlalchemy.exc import IntegrityError
 from tutelage import roundfolder
 from tutelage.records import Response, UserError, from_dict, read_rows, write_json
 from tutelage.settings import RoundConfig
-from tutelage.studio import batches
+from tutelage.studio import batches, queue
 from tutelage.studio.accounts import Account
 from tutelage.studio.export import write_round_data
 from tutelage.studio.filing import free_name
@@ -108,8 +108,8 @@ def start(store: Store, project: Project, by: Account, wish: Wish) -> int:
     fields = dataclasses.asdict(wish)
     overlap = fields.pop("overlap")
     config = RoundConfig(folder=project.folder.resolve(), number=number, **fields)
-    if not 1 <= overlap <= batches.MOST_LABELERS:
-        raise UserError(f"labelers per prompt is {overlap}; expected 1 to {batches.MOST_LABELERS}")
+    if not 1 <= overlap <= queue.MOST:
+        raise UserError(f"labelers per prompt is {overlap}; expected 1 to {queue.MOST}")
     with _alive_lock(folder) as lock:
         try:
             with store.write() as tx:
