@@ -55,9 +55,8 @@ def _final_kl(out: Path) -> float:
     """Of the policy that was kept, on the validation prompts; of the last rollout where none was kept on the way."""
     ppo = Run.open(out / "ppo_ptx", "ppo")
     points = [r for r in Run.open(out / "evaluation", "evaluation").rows("frontier.jsonl") if r["model"] == "ppo_ptx"]
-    last = max(points, key=lambda r: r["iteration"], default={"iteration": 0})
-    whole = last["iteration"] == ppo.config()["iterations"]
-    return float(last["kl"] if whole else ppo.result["kl"])
+    final = [r for r in points if r["iteration"] == ppo.config()["iterations"]]
+    return float(final[0]["kl"] if final else ppo.result["kl"])
 
 
 def _win_rates(rankings: list[Ranking], models: list[str]) -> dict[str, dict[str, float | int]]:
