@@ -6,7 +6,7 @@ STUDIO := .venv/.installed-studio
 DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo studio test test-slow check format bench clean
+.PHONY: help install demo studio test test-slow coverage check format bench clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target words; do printf '%-18s %s\n' "$$target" "$$words"; done
@@ -26,6 +26,12 @@ test: $(DEV) ## the fast tests
 test-slow: $(DEV) ## the slow tests: real models, whole loops
 	$(BIN)/python -m pytest -m slow
 
+coverage: $(DEV) ## what tests reach of the queue, the statistics and the export: 95% with branches, or it fails
+	$(BIN)/coverage run -m pytest -q -m "not slow" \
+		tests/test_evaluate_agreement.py tests/test_evaluate_calibration.py tests/test_evaluate_winrate.py \
+		tests/studio/test_export.py tests/studio/test_queue.py tests/studio/test_store.py
+	$(BIN)/coverage report
+
 check: $(DEV) ## lint, formatting, types, and the rules of the house
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,7 +46,7 @@ bench: $(DEV) ## measure the speed of the stages on this machine
 	$(BIN)/python -m benchmarks
 
 clean: ## remove .venv and what tools leave behind; runs and fetched models stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12 ..." >&2; exit 2; }

@@ -41,6 +41,20 @@ def test_packing_by_hand() -> None:
     assert packed.last.tolist() == [5 + 2, 4, 5 + 4]  # the last response token itself: there a score is read
 
 
+def test_a_mean_over_the_tokens_of_each_response_by_hand() -> None:
+    packed = pack([([11, 12], [13]), ([21, 22, 23], [24, 25]), ([31], [32])], row=5)
+    per_token = torch.arange(10.0).view(2, 5) ** 2  # 13 stands at 7, 24 and 25 at 3 and 4, 32 at 9
+    assert packed.mean_of(per_token).tolist() == [49.0, (9 + 16) / 2, 81.0]
+
+
+@given(pairs=pairs_of_ids, row=st.integers(4, 40))
+@settings(max_examples=40)
+def test_the_mean_over_a_response_sees_its_tokens_and_nothing_else(pairs: list[Pair], row: int) -> None:
+    packed = pack(pairs, row)
+    means = packed.mean_of(packed.ids.double())
+    assert means.tolist() == pytest.approx([sum(response) / len(response) for _, response in pairs])
+
+
 @given(pairs=pairs_of_ids, row=st.integers(4, 40))
 @settings(max_examples=80)
 def test_every_sequence_is_whole_somewhere_and_nothing_else_is(pairs: list[Pair], row: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,12 @@ def test_a_labeler_does_not_agree_with_himself_and_the_last_word_counts() -> Non
     assert (got.pairs, got.strict.value) == (1, 0)
 
 
+def test_prompts_without_an_id_are_told_apart_by_their_text() -> None:
+    nameless = [replace(ranking(p, "12", who, likert="44"), prompt_id="") for p in "pq" for who in ("ann", "bob")]
+    assert agreement_within(nameless).strict.n == 2
+    assert likert_means(nameless)["a"].n == 2
+
+
 def test_only_ties_leave_the_headline_open() -> None:
     got = agreement_within([ranking("p", "11", "ann"), ranking("p", "11", "bob")])
     assert (got.untied, got.untied_pairs, got.strict.value, got.half.value) == (None, 0, 1, 1)
@@ -138,6 +145,8 @@ def test_likert_means_per_model() -> None:
     assert got["a"].value == pytest.approx(5) and got["b"].value == pytest.approx(7 / 3)
     assert got["a"].n == 2 and 1 <= got["b"].low <= got["b"].value <= got["b"].high <= 7
     assert likert_means(rankings[3:]) == {}
+    best = likert_means([ranking(p, "12", "ann", likert="71") for p in "pqr"])
+    assert (best["a"].high, best["b"].low) == (7, 1)  # all alike, and the scale ends here
 
 
 def test_flag_rates_count_only_where_the_flag_was_asked() -> None:
@@ -170,6 +179,13 @@ def test_positive_agreement_on_a_rare_flag() -> None:
     assert got.positive.n == 4 and got.positive.low < 0.5
     # alpha of two raters: 1 - (n - 1) * o / (2 n0 n1); n = 240 values, o = 4 unequal ordered pairs
     assert got.alpha == pytest.approx(1 - 239 * 4 / (2 * 6 * 234))
+
+
+def test_who_was_not_asked_about_a_flag_says_nothing_of_it() -> None:
+    asked = [ranking("p", "12", name, likert="44", hallucination="10") for name in ("ann", "bob")]
+    got = flag_agreement([*asked, ranking("p", "12", "cid", likert="44")], "hallucination")
+    assert got == flag_agreement(asked, "hallucination")
+    assert (got.pairs, got.prevalence) == (2, 0.5)
 
 
 def test_a_flag_never_set_and_one_without_overlap() -> None:

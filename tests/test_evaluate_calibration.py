@@ -37,6 +37,11 @@ def test_by_hand() -> None:
     assert json.loads(json.dumps(got.to_dict()))["accuracy"]["n"] == 3
 
 
+def test_one_bin_holds_everything() -> None:
+    (only,) = calibrate([ScoredPair("p", LOG3, True), ScoredPair("q", 0.0, True)], bins=1).bins
+    assert (only.low, only.high, only.pairs) == (0.5, 1.0, 2)
+
+
 def test_expected_calibration_error_by_hand() -> None:
     # two pairs at 3/4, none right: gap 3/4; two at 1/2, half right by definition: gap 0
     pairs = [ScoredPair(f"p{i}", gap, False) for i, gap in enumerate((LOG3, LOG3, 0.0, 0.0))]
@@ -73,6 +78,7 @@ def test_brier_against_scipy_free_definition_and_sklearn_like_bins() -> None:
     edges = np.linspace(0.5, 1, 6)
     assert sum(row.pairs for row in got.bins) == 500
     for row, low, high in zip(got.bins, edges, edges[1:], strict=False):
+        assert (row.low, row.high) == pytest.approx((low, high))
         inside = (folded >= low) & (folded < high)
         assert row.pairs == inside.sum() and row.accuracy == pytest.approx(right[inside].mean())
 
@@ -117,5 +123,6 @@ def test_spread_by_hand() -> None:
     assert got.within == pytest.approx(math.sqrt((2 + 2 + 0) / 2))
     assert got.overall == pytest.approx(math.sqrt(20 / 5))
     assert score_spread({"p": [1.0]}).within == 0
+    assert score_spread({"p": [1.0, 3.0], "q": []}) == score_spread({"p": [1.0, 3.0]})
     with pytest.raises(ValueError, match="no scores"):
         score_spread({})

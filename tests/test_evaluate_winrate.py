@@ -298,6 +298,24 @@ def test_the_ridge_pulls_to_the_stationary_point() -> None:
         assert surplus == pytest.approx(ridge * strength, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("wins", "ridge"),
+    [
+        # Newton's full step overshoots here, and goes back and forth for ever.
+        ({"ca": 1_000, "cb": 10_000, "da": 1, "db": 10_000, "ad": 1, "bd": 1}, 0.01),
+        # Near the top one step gains less than rounding loses; it is to be taken all the same.
+        ({"ac": 75, "ba": 1, "bc": 14, "ca": 4, "cb": 46}, 0.1),
+    ],
+)
+def test_lopsided_counts_are_fitted_to_the_end(wins: dict[str, int], ridge: float) -> None:
+    counts = {(pair[0], pair[1]): float(count) for pair, count in wins.items()}
+    fit = bradley_terry(counts, ridge=ridge)
+    for name, strength in fit.strengths.items():
+        games = {o: counts.get((name, o), 0) + counts.get((o, name), 0) for o in fit.strengths if o != name}
+        surplus = sum(counts.get((name, o), 0) - n * fit.rate(name, o) for o, n in games.items())
+        assert surplus == pytest.approx(ridge * strength, abs=2e-10 * sum(counts.values()))
+
+
 def test_unlinked_models_are_refused() -> None:
     with pytest.raises(UserError, match="no comparison links a, b with c, d"):
         bradley_terry({("a", "b"): 2.0, ("c", "d"): 1.0})

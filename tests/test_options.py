@@ -24,7 +24,7 @@ OPTIONS = {
     """,
     "RankConfig": "samples workflow out labelers seed",
     "RewardConfig": """
-        model rankings out demonstrations epochs batch lr head_lr weight_decay clip_norm
+        model rankings out demonstrations epochs batch lr head_lr weight_decay clip_norm mean_share
         trainable_layers unit_scale groups max_prompt_tokens max_response_tokens drop_long dtype seed
     """,
     "PpoConfig": """

@@ -427,6 +427,18 @@ def test_the_page_stops_before_its_first_step(runs: Callable[[str], Runs], monke
     assert not (tmp_path / "ppo" / "metrics.jsonl").exists()
 
 
+@pytest.mark.parametrize("lam", [0.95, 1.0])
+def test_minibatches_that_lie_apart_already_are_no_failure(
+    lam: float, runs: Callable[[str], Runs], tmp_path: Path
+) -> None:
+    """The check lifts one minibatch above the other: where it began as far below, a small lift would cancel out."""
+    nets, config, _ = ppo_start(runs("llama"), tmp_path, lam=lam)
+    first = ppo.score(nets, config, [([5, 6, 7], [8]), ([5, 6], [7])], torch.tensor([True, True]))
+    for gap in (-5.0, 0.0, 5.0):
+        check = doctor.whitened(config, [first, dataclasses.replace(first, scores=first.scores + gap)])
+        assert check.ok, check.line()
+
+
 # ---- the reward model ------------------------------------------------------------------------------------
 
 

@@ -147,7 +147,7 @@ class Loop:
             fields = {"epochs": 3, "pretraining": self.data.text}
             return sft_config(self.base, self.data, out, **fields | changes)
         if name == "reward":
-            return reward_config(self.sft, self.data, out, **{"batch": 2, "epochs": 3} | changes)
+            return reward_config(self.sft, self.data, out, **{"batch": 2, "epochs": 3, "mean_share": 0.3} | changes)
         if name == "sample":
             return sample_config(self.sft, self.data, out, **changes)
         fields = {"iterations": 5, "checkpoint_every": 2, "snapshot_every": 2, "lr": 1e-3, "ema": 0.9}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tutelage.ppo import Networks, Rollout
     from tutelage.settings import PpoConfig
 
+LIFT = 1000.0  # points between minibatches: more than any that lie apart already, which might cancel a smaller lift
 SINK = 10.0  # times the usual norm of a hidden state: far beyond any ordinary token, far below a sink
 
 Pair = tuple[list[int], list[int]]
@@ -289,7 +290,7 @@ def whitened(config: PpoConfig, rollouts: Sequence[Rollout]) -> Check:
     """Advantages have mean 0 and variance 1 over the whole rollout, not within each minibatch."""
     from tutelage import ppo
 
-    lifted = [replace(r, scores=r.scores + 5.0 * n) for n, r in enumerate(rollouts)]
+    lifted = [replace(r, scores=r.scores + LIFT * n) for n, r in enumerate(rollouts)]
     parts = [r.advantages[r.batch.mask] for r in ppo.shape(lifted, config)[0]]
     apart = abs(float(parts[0].mean() - parts[-1].mean()))
     whole = torch.cat(parts)
@@ -298,7 +299,7 @@ def whitened(config: PpoConfig, rollouts: Sequence[Rollout]) -> Check:
     return Check(
         "whitening",
         ok,
-        f"mean {mean:+.1e}, deviation {std:.3f}; minibatches 5 points apart are {apart:.2f} apart after it",
+        f"mean {mean:+.1e}, deviation {std:.3f}; minibatches {LIFT:.0f} points apart are {apart:.2f} apart after it",
         "advantages are whitened per minibatch or over padding: a good minibatch would look like a bad one",
     )
 

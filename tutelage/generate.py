@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tutelage.attention import by_layer_type, positions
 from tutelage.model import Lm, Top
 from tutelage.records import UserError
-from tutelage.stepping import Laid, fit
+from tutelage.stepping import LAID, Laid, fit
 
 BLOCK = 256  # vocabulary entries per block of the two-level search
 SHARED = 16  # tokens at the start of all prompts that are worth reading apart
@@ -91,7 +91,7 @@ class StaticCache:
 
 
 class PackedLinear(nn.Module):
-    """A bf16 linear layer whose weight is laid out for oneDNN once, instead of at every call."""
+    """A linear layer whose weight is laid out for oneDNN once, instead of at every call."""
 
     def __init__(self, linear: nn.Linear, rows: int) -> None:
         super().__init__()
@@ -103,11 +103,11 @@ class PackedLinear(nn.Module):
 
 
 def pack(module: nn.Module, rows: int, kept: dict[int, nn.Module] | None = None) -> nn.Module:
-    """A view of `module` whose CPU bf16 linears are packed for about `rows` rows; `kept` holds those already done."""
+    """A view of `module` whose CPU linears are packed for about `rows` rows; `kept` holds those already done."""
     if kept is not None and id(module) in kept:
         return kept[id(module)]
     if isinstance(module, nn.Linear):
-        fits = module.weight.dtype == torch.bfloat16 and module.weight.device.type == "cpu"
+        fits = module.weight.dtype in LAID and module.weight.device.type == "cpu"
         return PackedLinear(module, rows) if fits and torch.backends.mkldnn.is_available() else module
     view = copy.copy(module)
     view._modules = {n: None if m is None else pack(m, rows, kept) for n, m in module._modules.items()}

@@ -335,7 +335,8 @@ def _keep_track(
     if config.snapshot_every and done % config.snapshot_every == 0:
         if watched:
             _log_samples(run, nets, config, watched, done)
-        parts = {f"policy.{i}": p for i, p in enumerate(actor.parameters)}
+        kept = actor.average if config.keep == "ema" else actor.parameters
+        parts = {f"policy.{i}": w.to(p.dtype) for i, (w, p) in enumerate(zip(kept, actor.parameters, strict=True))}
         (run.path / "snapshots").mkdir(exist_ok=True)
         save_tensors(run.path / "snapshots" / f"iteration-{done:05d}.safetensors", parts)
     if done % config.checkpoint_every == 0:

@@ -153,7 +153,9 @@ def _ppo_lines(loop: Loop, model: str, *, named: bool) -> list[str]:
     config, done = loop.runs[model].config(), loop.runs[model].result
     start = f"{name(model)}: " if named else ""
     lines = [f"{start}{config.get('iterations', '?')} rounds × {config.get('episodes', '?')} scored responses"]
-    if isinstance(kl := done.get("kl"), int | float):
+    own = [s for s in loop.snapshots if s.model == model]
+    kl = max(own, key=lambda s: s.iteration).kl if own else done.get("kl")  # of the policy that was kept, if measured
+    if isinstance(kl, int | float):
         lines.append(f"ends {kl:.1f} nats (KL) from the SFT model")
     if config.get("ptx_coef"):
         lines.append(f"keeps reading ordinary text (weight {config['ptx_coef']:g})")

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.data.batches import Lowered, slices
+from tutelage.data.batches import Lowered, Packed, slices
 from tutelage.doctor import check_saved_order, warn_end_state
 from tutelage.loop import Progress, load_tensors, need_finite, save_tensors, shuffled
 from tutelage.losses import ranking_loss
@@ -76,9 +76,12 @@ def train(config: RewardConfig) -> Run:
         batch = [elements[i] for i in chosen]
 
         # 2. K forward passes per prompt, packed into rows; all pairs from those K scores.
-        scores = _scores(network, lowered, elements, chosen)
-        losses = [_element_loss(s, e) for s, e in zip(scores, batch, strict=True)]
-        loss = torch.stack(losses).mean()
+        packed, hidden = _states(network, lowered, elements, chosen)
+        scores = _by_element(network.read(packed.at_last(hidden)), batch)
+        loss = _loss(scores, batch)
+        if config.mean_share:
+            means = _by_element(packed.mean_of(network.read(hidden)), batch)
+            loss = (1 - config.mean_share) * loss + config.mean_share * _loss(means, batch)
         need_finite("reward loss", loss.item(), step)
         loss.backward()
 
@@ -146,12 +149,24 @@ def _lowered(lm: Lm, elements: Sequence[Element]) -> Lowered:
     return Lowered(lm, [(e.prompt, r) for e in elements for r in e.responses])
 
 
-def _scores(network: ScalarHead, lowered: Lowered, elements: Sequence[Element], chosen: Sequence[int]) -> list[Tensor]:
-    """Scores (K,) of the responses of each chosen element."""
+def _states(
+    network: ScalarHead, lowered: Lowered, elements: Sequence[Element], chosen: Sequence[int]
+) -> tuple[Packed, Tensor]:
+    """The responses of the chosen elements in their order, packed, and the network's states (N, T, d)."""
     first = [0, *itertools.accumulate(len(e.responses) for e in elements)]
     packed, hidden = lowered.batch([n for i in chosen for n in range(first[i], first[i + 1])])
-    scores = network.read(packed.at_last(network.top(hidden, packed.segments)))
-    return list(scores.split([len(elements[i].responses) for i in chosen]))
+    return packed, network.top(hidden, packed.segments)
+
+
+def _by_element(values: Tensor, elements: Sequence[Element]) -> list[Tensor]:
+    """One value per response, (K,) for each element."""
+    return list(values.split([len(e.responses) for e in elements]))
+
+
+def _scores(network: ScalarHead, lowered: Lowered, elements: Sequence[Element], chosen: Sequence[int]) -> list[Tensor]:
+    """Scores (K,) of the responses of each chosen element."""
+    packed, hidden = _states(network, lowered, elements, chosen)
+    return _by_element(network.read(packed.at_last(hidden)), [elements[i] for i in chosen])
 
 
 def _in_parts(
@@ -161,6 +176,11 @@ def _in_parts(
     return [
         s for part in slices(len(which), size) for s in _scores(network, lowered, elements, [which[i] for i in part])
     ]
+
+
+def _loss(scores: Sequence[Tensor], batch: Sequence[Element]) -> Tensor:
+    """Mean over prompts, and over the rankings of each, of the loss over all its untied pairs."""
+    return torch.stack([_element_loss(s, e) for s, e in zip(scores, batch, strict=True)]).mean()
 
 
 def _element_loss(scores: Tensor, element: Element) -> Tensor:

@@ -144,6 +144,8 @@ class RewardConfig:
     """Decoupled weight decay on matrices (paper: not stated)."""
     clip_norm: float = 1.0
     """Largest gradient norm."""
+    mean_share: float = 0.0
+    """Share of the loss that compares means over a response's tokens instead of the last token's score (paper: 0)."""
     trainable_layers: int | Literal["all"] = 10
     """Layers from the top that train; below them the trunk is shared with the policy."""
     unit_scale: bool = True
@@ -163,6 +165,7 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "batch", "lr", "head_lr", "max_prompt_tokens", "max_response_tokens")
+        _share(self, "mean_share")
 
 
 @dataclass(frozen=True, kw_only=True)

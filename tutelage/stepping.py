@@ -21,6 +21,8 @@ ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 BASE = {"embed_tokens", "layers", "norm", "rotary_emb"}
+LAID = (torch.float32, torch.bfloat16)
+"""Types whose weights oneDNN lays out."""
 Laid = tuple[Tensor, Tensor | None]
 """A weight laid out for oneDNN, and its bias."""
 
@@ -44,16 +46,17 @@ class LlamaStep:
     def __init__(self, base: Any, layers: list[Layer]) -> None:
         config = base.config
         self.base, self.layers = base, layers
+        self.dtype: torch.dtype = base.embed_tokens.weight.dtype
         self.queries, self.heads = config.num_attention_heads, config.num_key_value_heads
         self.size, self.scale = base.layers[0].self_attn.head_dim, base.layers[0].self_attn.scaling
 
     def enter(self, cache: Any) -> None:
-        """Lay the prompts' keys and values (B, G, S, D) out for the steps to come: bf16, keys as (B, G, D, S) and in
-        the order in which neighbours, not halves, rotate together."""
+        """Lay the prompts' keys and values (B, G, S, D) out for the steps to come: of the weights' type, keys as
+        (B, G, D, S) and in the order in which neighbours, not halves, rotate together."""
         for n, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):
             paired = keys.unflatten(-1, (2, self.size // 2)).transpose(-1, -2).flatten(-2)
-            cache.keys[n] = paired.transpose(2, 3).to(torch.bfloat16, memory_format=torch.contiguous_format)
-            cache.values[n] = values.to(torch.bfloat16)
+            cache.keys[n] = paired.transpose(2, 3).to(self.dtype, memory_format=torch.contiguous_format)
+            cache.values[n] = values.to(self.dtype)
 
     def __call__(self, token: Tensor, place: Tensor, seen: Tensor, cache: Any) -> Tensor:
         """Token and position (B,) behind the cache, whose S + 1 keys `seen` (B, S + 1) lets through -> state (B, d)."""
@@ -61,12 +64,12 @@ class LlamaStep:
         hidden = self.base.embed_tokens(token)
         cos, sin = (t[..., : self.size // 2].float() for t in self.base.rotary_emb(hidden[:, None], place[:, None]))
         turn = torch.complex(cos, sin)  # (B, 1, D/2)
-        mask = torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill_(~seen, float("-inf"))
+        mask = torch.zeros(seen.shape, dtype=self.dtype).masked_fill_(~seen, float("-inf"))
         mask = mask[:, None].expand(batch, self.heads, end).reshape(batch * self.heads, 1, end)
         for n, layer in enumerate(self.layers):
             mixed = product(layer.before_attention(hidden), layer.qkv)
             pairs = mixed[:, : turning * self.size].float().view(batch, turning, self.size // 2, 2)
-            turned = torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(2).to(torch.bfloat16)
+            turned = torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(2).to(self.dtype)
             keys, values = cache.keys[n], cache.values[n]
             keys[:, :, :, end - 1] = turned[:, self.queries :]
             values[:, :, end - 1] = mixed[:, turning * self.size :].view(batch, self.heads, self.size)
@@ -94,7 +97,7 @@ def product(
 
 
 def fit(base: Any, packed: Any, rows: int, frozen: int, kept: dict[int, Laid]) -> LlamaStep | None:
-    """A step for the decoder `base`, or None where it is not Llama-shaped or not in bf16 on a CPU.
+    """A step for the decoder `base`, or None where it is not Llama-shaped or not on a CPU.
 
     packed: the same decoder with its linear layers laid out for about `rows` rows; kept: what was laid out before
     for the first `frozen` layers, which never change, by layer.
@@ -115,7 +118,7 @@ def fit(base: Any, packed: Any, rows: int, frozen: int, kept: dict[int, Laid]) -
 
 
 def shaped(base: Any) -> bool:
-    """Whether `base` has a Llama decoder's parts and nothing else, in bf16 on a CPU."""
+    """Whether `base` has a Llama decoder's parts and nothing else, in fp32 or bf16 on a CPU."""
 
     def parts(module: Any) -> set[str]:
         return {name for name, _ in module.named_children()}
@@ -124,7 +127,7 @@ def shaped(base: Any) -> bool:
     if parts(base) != BASE or getattr(config, "sliding_window", None) or getattr(config, "hidden_act", "") != "silu":
         return False
     weight = base.embed_tokens.weight
-    if weight.dtype != torch.bfloat16 or weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.dtype not in LAID or weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     return all(parts(y) == LAYER and parts(y.self_attn) == ATTENTION and parts(y.mlp) == MLP for y in base.layers)
 

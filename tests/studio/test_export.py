@@ -17,6 +17,7 @@ from made_studio import Made, Visit, ranking
 
 from tutelage.data import sources
 from tutelage.records import Demonstration, Prompt, Ranking, UserError, read_records
+from tutelage.studio import export as export_module
 from tutelage.studio import intake, queue
 from tutelage.studio.export import export, shuffled, write_round_data
 from tutelage.studio.harvest import pseudonym
@@ -121,6 +122,50 @@ def test_parquet_holds_the_same_rows(store: Store, worked: dict[str, str], tmp_p
     export(store, tmp_path)
     for name in ("preferences", "demonstrations"):
         assert parquet.read_table(tmp_path / f"{name}.parquet").to_pylist() == rows(tmp_path / f"{name}.jsonl")
+
+
+def test_parquet_is_written_a_row_group_at_a_time(
+    store: Store, worked: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(export_module, "GROUP", 2)
+    export(store, tmp_path)
+    file = parquet.ParquetFile(tmp_path / "preferences.parquet")
+    assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [2, 2, 1]
+    assert file.read().to_pylist() == rows(tmp_path / "preferences.jsonl")
+
+
+def test_without_pyarrow_the_rest_goes_out(
+    store: Store, worked: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(store, tmp_path / "all")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    export(store, tmp_path / "plain")
+    plain, whole = digests(tmp_path / "plain"), digests(tmp_path / "all")
+    assert set(whole) - set(plain) == {"preferences.parquet", "demonstrations.parquet"}
+    assert {name for name in plain if plain[name] != whole[name]} == {"README.md"}
+    assert ".parquet" not in (tmp_path / "plain" / "README.md").read_text()
+
+
+def test_an_older_export_leaves_nothing_behind(
+    store: Store, worked: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Votes that were asked for once must not lie beside rankings that came later, nor tables of older rows."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    export(store, out, playground=True)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    export(store, out)
+    found = {path.name for path in out.iterdir()}
+    assert found == {
+        "README.md",
+        "demonstrations.jsonl",
+        "notes.txt",
+        "preferences.jsonl",
+        "prompts.jsonl",
+        "rankings.jsonl",
+    }
 
 
 def test_the_same_database_and_seed_give_the_same_bytes(store: Store, made: Made, tmp_path: Path) -> None:

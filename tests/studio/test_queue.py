@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from made_studio import Clock, Made, ranking
 
@@ -147,6 +149,32 @@ def test_a_key_is_for_one_task_only(store: Store, made: Made) -> None:
         queue.submit(store, one, claimed(store, one), key, ranking(4), 1.0)
 
 
+def test_a_key_for_two_tasks_at_the_same_moment_is_for_the_first(store: Store, made: Made) -> None:
+    made.filled(count=2)
+    people, key = made.crowd(2), made.key()
+    tasks = [claimed(store, who) for who in people]
+    booked, told = threading.Event(), []
+
+    def late() -> None:
+        booked.wait()
+        try:
+            queue.submit(store, people[1], tasks[1], key, ranking(4), 1.0)
+        except Gone as error:
+            told.append(str(error))
+
+    other = threading.Thread(target=late)
+    other.start()
+    with store.write() as tx:
+        queue._submit(tx, store.clock(), people[0], tasks[0], key, ranking(4), 1.0, None)
+        booked.set()
+        other.join(0.3)
+        assert other.is_alive()  # it waits for what becomes of this one
+    other.join()
+    assert told == ["this submit belongs to another task"]
+    assert [a.account_id for a in made.answers()] == people[:1]
+    assert made.assignment(tasks[1]).state == "active"
+
+
 def test_nobody_writes_into_the_task_of_somebody_else(store: Store, made: Made) -> None:
     made.filled()
     mine, other = made.crowd(2)
@@ -257,6 +285,17 @@ def test_skipped_is_gone_for_this_labeler_and_free_for_others(store: Store, made
     assert queue.claim(store, other, "compare") is not None
 
 
+def test_skipping_what_ran_out_gives_nothing_back_a_second_time(store: Store, made: Made, clock: Clock) -> None:
+    made.filled()
+    me, other = made.crowd(2)
+    task = claimed(store, me)
+    clock.move(LEASE + 1)
+    theirs = claimed(store, other)
+    queue.give_back(store, me, task, "skipped", "unclear")
+    item = made.item_of(theirs)
+    assert (item.held, item.done, item.free) == (1, 0, False)
+
+
 def test_put_aside_keeps_the_draft_and_comes_back_when_asked(store: Store, made: Made) -> None:
     made.filled()
     [me] = made.crowd(1)
@@ -360,6 +399,9 @@ def test_items_are_appended_after_those_that_are_there(store: Store, made: Made)
     batch = made.batch()
     first, second = made.items(batch, 2), made.items(batch, 3)
     assert [made.item(i).place for i in [*first, *second]] == [0, 1, 2, 3, 4]
+    with store.write() as tx:
+        queue.add_items(tx, store.clock(), batch, [])
+    assert made.item_ids(batch) == [*first, *second]
 
 
 # ---- people who change -----------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from tutelage.studio.project import Project, open_project
 from tutelage.studio.rounds import Wish
 from tutelage.studio.schema import batches, items, responses
 from tutelage.studio.schema import rounds as table
-from tutelage.studio.store import Store
+from tutelage.studio.store import Store, Unavailable
 
 TinyModel = Callable[[str], Path]
 PATIENCE = 240.0
@@ -310,3 +310,24 @@ def test_the_watcher_books_the_end_though_nobody_looks(
     ended.set()
     watching.join(PATIENCE)
     assert not watching.is_alive()
+
+
+def test_the_watcher_goes_on_when_the_database_was_away(
+    store: Store, project: Project, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "EVERY", 0.01)
+    pretend(store, project, made)
+    looks, look = [], rounds.settle
+
+    def settle(store: Store) -> None:
+        looks.append(store)
+        if len(looks) < 3:
+            raise Unavailable("the database cannot be used just now")
+        look(store)
+
+    monkeypatch.setattr(rounds, "settle", settle)
+    ended = threading.Event()
+    watching = rounds.watch(store, ended)
+    until(lambda: rounds.one(store, 1).state == "finished")
+    ended.set()
+    watching.join(PATIENCE)

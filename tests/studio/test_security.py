@@ -174,6 +174,8 @@ def test_a_session_that_ended_sends_a_person_to_the_login_and_tells_a_script(vis
     assert (person.status_code, person.headers["location"]) == (303, "/login")
     script = me.put("/api/task/x/draft", json={})
     assert script.status_code == 401 and "logged out" in script.json()["problem"]
+    form = me.post("/prompts", data={"text": "Half an hour of work"}, follow_redirects=False)
+    assert form.status_code == 401 and "reload this page" in form.text  # a redirect would throw it away
 
 
 # ---- guessing --------------------------------------------------------------------------------------------------

@@ -8,9 +8,11 @@ import json
 import os
 import sqlite3
 import stat
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -349,6 +351,90 @@ def test_a_database_that_is_locked_while_it_serves(tmp_path: Path, monkeypatch: 
         with opened.read() as tx:
             assert tx.execute(sa.select(forms.c.number)).scalar_one() == 1, "readers are not in its way"
     opened.close()
+
+
+def test_a_writer_that_waits_too_long_is_told_and_the_next_one_gets_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_store(url_of(tmp_path))
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with opened.write():
+            inside.set()
+            leave.wait()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    inside.wait()
+    monkeypatch.setattr(store_module, "BUSY", 0.05)
+    with pytest.raises(Unavailable, match=r"busy.*nothing was saved"), opened.write():
+        pass
+    leave.set()
+    other.join()
+    with opened.write():
+        pass
+    opened.close()
+
+
+def test_a_turn_that_comes_as_one_stops_waiting_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = store_module.Line()
+
+    class Late(threading.Event):
+        """Stops waiting at the very moment at which the one inside leaves."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            line.leave()
+            return False
+
+    two = SimpleNamespace(Event=Late, get_ident=iter((1, 2, 3)).__next__)
+    monkeypatch.setattr(store_module, "threading", two)
+    assert line.enter(0) and line.enter(0)
+    line.leave()
+    assert line.enter(0)  # nobody is left inside
+
+
+def test_more_people_than_connections_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_store(url_of(tmp_path))
+    monkeypatch.setattr(opened.engine.pool, "_timeout", 0.05)
+    with contextlib.ExitStack() as others:
+        for _ in range(50):
+            others.enter_context(opened.read())
+        with pytest.raises(Unavailable, match=r"busy.*nothing was saved"), opened.read():
+            pass
+    with opened.read():
+        pass
+    opened.close()
+
+
+@pytest.mark.parametrize(("said", "tries"), [("database is locked", 3), ("disk I/O error", 1)])
+def test_a_write_ahead_log_that_another_process_turns_on_is_waited_for(said: str, tries: int) -> None:
+    """SQLite answers at once here, whatever its timeout says."""
+    asked = []
+
+    class Raw:
+        def execute(self, line: str) -> None:
+            asked.append(line)
+            if len(asked) < 3:
+                raise sqlite3.OperationalError(said)
+
+    with contextlib.nullcontext() if tries == 3 else pytest.raises(sqlite3.OperationalError, match=said):
+        store_module._write_ahead(Raw())  # type: ignore[arg-type]
+    assert asked == ["PRAGMA journal_mode = WAL"] * tries
+
+
+def test_postgresql_without_its_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(UserError, match=r"pip install 'tutelage\[postgres\]'"):
+        connect("postgresql://user@host/name")
+
+
+def test_a_database_that_was_taken_apart_is_one_line(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "studio.db")) as other:
+        other.execute(f"CREATE TABLE {VERSIONS} (version_num text)")
+        other.execute(f"INSERT INTO {VERSIONS} VALUES ('0001')")
+        other.commit()
+    assert "cannot be brought to today's schema (no such table" in one_line(url_of(tmp_path))
 
 
 def test_a_full_disk_says_so_and_loses_nothing(tmp_path: Path, made_in: Callable[[Store], Made]) -> None:

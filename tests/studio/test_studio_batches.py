@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from made_studio import Made, Visit
+from made_studio import Made, Visit, ranking
 
 from tutelage.records import Response, UserError
-from tutelage.studio import batches, check, queue
+from tutelage.studio import batches, check, forms, queue, work
 from tutelage.studio.schema import items, prompts, responses
 from tutelage.studio.store import Store
 
@@ -186,3 +186,34 @@ def test_the_pages(store: Store, made: Made, visit: Visit) -> None:
     assert "file 1, line 1: not valid JSON" in refused.text
     assert admin.post(str(page.url), data={"overlap": "0"}).status_code == 400
     assert admin.get("/batches/nothing").status_code == 400
+
+
+def test_a_new_form_is_for_new_batches(store: Store, made: Made, visit: Visit) -> None:
+    admin, labeler = visit("admin"), made.account()
+    before = made.filled("compare", k=2)
+    assert "Form 1:" in admin.get("/batches").text
+    page = admin.post("/batches/form", data={"question": ["sexual_content", "hallucination"]}).text
+    assert "Form 2:" in page and page.count('name="question"') == 11
+    assert [f'value="{name}" checked' in page for name in ("hallucination", "violent_content")] == [True, False]
+    after = made.filled("compare", k=2)
+    asked = {}
+    for _ in range(2):
+        found = queue.claim(store, labeler.id, "compare")
+        assert found is not None
+        shown = work.task(store, labeler.id, found)
+        asked[made.item_of(found).batch_id] = [row["name"] for row in shown.form["flags"]]
+        queue.submit(store, labeler.id, found, made.key(), ranking(2), 1.0)
+    assert (len(asked[before]), asked[after]) == (11, ["hallucination", "sexual_content"])
+    assert sorted(answer.form for answer in made.answers()) == [1, 2]
+
+
+def test_a_form_that_is_none_is_refused(made: Made, visit: Visit) -> None:
+    admin = visit("admin")
+    for names, said in (
+        ([], "at least one question"),
+        (["rude"], "no flag &#39;rude&#39;"),
+        (list(forms.QUESTIONS), "form 1 asks these questions already"),
+    ):
+        answer = admin.post("/batches/form", data={"question": names})
+        assert answer.status_code == 400 and said in answer.text
+        assert "Form 1:" in answer.text

@@ -50,6 +50,12 @@ class Packed:
         """Of hidden (N, T, d), the states of each sequence's last response token: (B, d)."""
         return hidden.flatten(0, 1)[self.last]
 
+    def mean_of(self, per_token: Tensor) -> Tensor:
+        """Of one number per token (N, T), each sequence's mean over its response tokens: (B,)."""
+        flat, inner = per_token.flatten(), self.mask[:, 1:]  # where[:, 1:] are the tokens before the last one
+        before = flat.new_zeros(inner.shape).masked_scatter(inner, flat[self.where[:, 1:][inner]])
+        return (before.sum(1) + flat[self.last]) / self.mask.sum(1)
+
     def spread(self, values: Tensor) -> Tensor:
         """One value per counted token back into (B, R), zero elsewhere."""
         return torch.zeros(self.mask.shape, dtype=values.dtype, device=values.device).masked_scatter(self.mask, values)

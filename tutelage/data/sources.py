@@ -136,8 +136,8 @@ def _typed(row: Any, shape: Shape) -> Any:
         if kinds.get(name, "str") != "str":
             try:
                 typed[name] = json.loads(cell)
-            except json.JSONDecodeError:
-                raise FieldError(name, f"holds {cell!r}, expected JSON") from None
+            except (ValueError, RecursionError):
+                raise FieldError(name, f"holds {cell[:40]!r}, expected JSON") from None
     return typed
 
 
@@ -190,8 +190,8 @@ def _decoded(where: str, raw: bytes) -> Any:
         value = json.loads(text)
         if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode()
-        if _MAY_BE_NO_NUMBER.search(text):
-            json.dumps(value, allow_nan=False)
+        if _MAY_BE_NO_NUMBER.search(text) and not _finite(value):
+            raise UserError(f"{where}: holds NaN or a number without end, which JSON has not")
     except UnicodeDecodeError:
         raise UserError(f"{where}: not UTF-8 text") from None
     except UnicodeEncodeError:
@@ -199,11 +199,19 @@ def _decoded(where: str, raw: bytes) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column" if error.lineno > 1 else "column"
         raise UserError(f"{where}: not valid JSON ({error.msg} at {place} {error.colno})") from None
-    except ValueError:
-        raise UserError(f"{where}: holds NaN or a number without end, which JSON has not") from None
+    except ValueError:  # Python reads no number of more than 4,300 digits
+        raise UserError(f"{where}: holds a number that is too long") from None
     except RecursionError:
         raise UserError(f"{where}: JSON nested too deep") from None
     return value
+
+
+def _finite(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _csv_rows(path: Path, file: io.BufferedReader, delimiter: str) -> Iterator[tuple[str, Any]]:

@@ -24,13 +24,12 @@ def summarise(out: Path) -> dict[str, Any]:
     measured = json.loads((evaluation.path / "evaluation.json").read_text())
     answers = {m: _responses(out / "answers" / m) for m in models}
     stats = {m: describe(rows) for m, rows in answers.items()}
-    ppo = Run.open(out / "ppo_ptx", "ppo")
     flags = {f: flag_rates(rankings, f) for f in RATING_FLAGS}
     summary = {
         "win_rate": _win_rates(rankings, models),
         "reward_model": _reward(out / "reward"),
         "agreement": _agreement(out, rankings),
-        "kl": ppo.result["kl"],
+        "kl": _final_kl(out),
         "pretraining_loss": measured.get("pretraining_loss", {}),
         "length": {m: s.tokens for m, s in stats.items()},
         "ended": {m: s.ended for m, s in stats.items()},
@@ -50,6 +49,14 @@ def summarise(out: Path) -> dict[str, Any]:
 
 def _responses(path: Path) -> list[Response]:
     return [from_dict(Response, row["response"]) for row in Run.open(path, "samples").rows("samples.jsonl")]
+
+
+def _final_kl(out: Path) -> float:
+    """Of the policy that was kept, on the validation prompts; of the last rollout where none was kept on the way."""
+    ppo = Run.open(out / "ppo_ptx", "ppo")
+    points = [r for r in Run.open(out / "evaluation", "evaluation").rows("frontier.jsonl") if r["model"] == "ppo_ptx"]
+    final = [r for r in points if r["iteration"] == ppo.config()["iterations"]]
+    return float(final[0]["kl"] if final else ppo.result["kl"])
 
 
 def _win_rates(rankings: list[Ranking], models: list[str]) -> dict[str, dict[str, float | int]]:

@@ -178,8 +178,8 @@ def _newton(table: Floats, ridge: float) -> Floats:
         weight = games * chance * (1 - chance)
         hessian = np.diag(weight.sum(axis=1)) - weight + ridge * np.eye(len(table)) + 1 / len(table)
         step = np.linalg.solve(hessian, gradient)
-        scale = 1.0
-        while objective(strengths + scale * step) < objective(strengths) and scale > 1e-8:
+        reached, scale = objective(strengths), 1.0
+        while objective(strengths + scale * step) < reached - 1e-12 * abs(reached):  # more than rounding takes
             scale /= 2
         strengths = strengths + scale * step
     return np.asarray(strengths - strengths.mean(), dtype=np.float64)

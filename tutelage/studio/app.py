@@ -157,6 +157,8 @@ def wants_json(request: Request) -> bool:
 def _to_login(request: Request, _: Exception) -> Response:
     if wants_json(request):
         return JSONResponse({"problem": "you are logged out; log in in another tab, nothing written here is lost"}, 401)
+    if request.headers.get("content-length", "0") != "0":  # a filled form: a redirect would throw it away
+        return page(request, "logged_out.html", status=401)
     return RedirectResponse("/login", 303)
 
 
@@ -172,8 +174,10 @@ def _problem(status: int) -> Callable[[Request, Exception], Response]:
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, AnyHTTPException)
     said = {404: "there is no such page", 405: "this address does not take such a request"}
-    detail = error.detail if isinstance(error, HTTPException) else said.get(error.status_code, str(error.detail))
-    return _problem(error.status_code)(request, UserError(str(detail)))
+    detail = str(error.detail if isinstance(error, HTTPException) else said.get(error.status_code, error.detail))
+    if detail.startswith("Field exceeded maximum size"):  # Starlette's words for more than a megabyte
+        detail = "one field of the form holds more than 1 MB; bring long texts in as a file"
+    return _problem(error.status_code)(request, UserError(detail))
 
 
 def _malformed(request: Request, error: Exception) -> Response:

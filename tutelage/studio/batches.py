@@ -18,6 +18,7 @@ from tutelage.records import MAX_RANKED, SPLITS, FieldError, Response, UserError
 from tutelage.studio import filing, queue
 from tutelage.studio.accounts import Account
 from tutelage.studio.ids import new_id
+from tutelage.studio.places import one_at_a_time
 from tutelage.studio.schema import (
     EVERYONE,
     KINDS,
@@ -31,9 +32,6 @@ from tutelage.studio.schema import (
     prompts,
 )
 from tutelage.studio.store import Store
-
-MOST_LABELERS = 50
-"""Labelers per item, at most: beyond it somebody typed a number wrong."""
 
 Rows = Iterable[tuple[str, Sequence[Response]]]
 """(prompt id, responses) of each item."""
@@ -103,6 +101,7 @@ def add_demonstrate(
     if number < 1 or quota < 0:
         raise UserError("the number of prompts must be at least 1, the quota per use case at least 0")
     with store.write() as tx:
+        one_at_a_time(tx)
         found = _candidates(tx, split, use_cases, again=again, screening=screening)
         chosen = _spread(found, number, quota)
         if not chosen:
@@ -161,6 +160,7 @@ def add_compare(
         raise UserError("nothing to rank: no prompt has two different responses")
     terms = Terms(mode, overlap, team, priority, screening)
     with store.write() as tx:
+        one_at_a_time(tx)
         return file_compare(tx, store.clock(), name, entries, kind=kind, terms=terms, account=account)
 
 
@@ -246,8 +246,8 @@ def _columns(terms: Terms) -> dict[str, Any]:
 def _check(terms: Terms) -> None:
     if terms.mode not in MODES:
         raise UserError(f"no mode {terms.mode!r}; one of {', '.join(MODES)}")
-    if not 1 <= terms.overlap <= MOST_LABELERS:
-        raise UserError(f"labelers per item is {terms.overlap}; expected 1 to {MOST_LABELERS}")
+    if not 1 <= terms.overlap <= queue.MOST:
+        raise UserError(f"labelers per item is {terms.overlap}; expected 1 to {queue.MOST}")
     if len(terms.team) > 64 or not terms.team.isprintable():
         raise UserError("the group's name must have at most 64 characters")
     if abs(terms.priority) > 1000:

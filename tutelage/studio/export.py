@@ -32,6 +32,9 @@ from tutelage.studio.store import Store
 GROUP = 1000
 """Rows of a Parquet row group: what is in memory at once."""
 
+AT_TIMES = frozenset(("votes.jsonl", "preferences.parquet", "demonstrations.parquet"))
+"""Files that not every export writes."""
+
 PAIR_COLUMNS = ("prompt", "chosen", "rejected", "group_id", "prompt_id", "labeler", "group", "split")
 DEMONSTRATION_COLUMNS = ("id", "prompt", "response", "prompt_id", "labeler", "split")
 
@@ -99,13 +102,19 @@ def shuffled(ids: Sequence[str], seed: int) -> list[str]:
 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """A folder beside `out` to write into; its files come to `out` when all of them are written."""
+    """A folder inside `out` to write into; its files come to `out` when all of them are written.
+
+    What an older export wrote and this one does not is removed: it tells of another database, or was not asked for.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as name:
             yield Path(name)
-            for path in sorted(Path(name).iterdir()):
+            written = sorted(Path(name).iterdir())
+            for path in written:
                 shutil.move(path, out / path.name)
+            for old in AT_TIMES - {path.name for path in written}:
+                (out / old).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
 

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tutelage.records import RATING_FLAGS, UserError
+from tutelage.studio.places import log, one_at_a_time
 from tutelage.studio.schema import forms
 from tutelage.studio.store import Store
 
@@ -44,8 +45,6 @@ violent, toxic, judgemental. An opinion alone does not, and "inappropriate" can 
 
 KEYS = "qwertyuiopafhlzcvsd"
 """Letters that answer a form's questions, in their order. g, j, k, m, n, b and x have a meaning on every page."""
-
-FIRST = 1
 
 
 def default_form() -> dict[str, Any]:
@@ -82,14 +81,21 @@ def newest(store: Store) -> int:
         return int(tx.execute(sa.select(sa.func.max(forms.c.number))).scalar_one())
 
 
-def publish(store: Store, names: list[str]) -> int:
-    """A new form with some of the known flags; returns its version. Raises UserError for an unknown flag."""
+def publish(store: Store, names: list[str], by: str | None = None) -> int:
+    """A new form with some of the known flags; returns its version. Raises UserError where it would be no new form."""
     unknown = [n for n in names if n not in QUESTIONS]
     if unknown:
         raise UserError(f"no flag {unknown[0]!r}; one of {', '.join(QUESTIONS)}")
     body = default_form()
     body["flags"] = [row for row in body["flags"] if row["name"] in names]
+    if not body["flags"]:
+        raise UserError("a form needs at least one question beside the overall quality")
     with store.write() as tx:
-        number = int(tx.execute(sa.select(sa.func.max(forms.c.number))).scalar_one()) + 1
-        tx.execute(forms.insert().values(number=number, body=body, created=store.clock()))
+        one_at_a_time(tx)
+        latest = tx.execute(sa.select(forms).order_by(forms.c.number.desc()).limit(1)).one()
+        if latest.body == body:
+            raise UserError(f"form {latest.number} asks these questions already")
+        now, number = store.clock(), int(latest.number) + 1
+        tx.execute(forms.insert().values(number=number, body=body, created=now))
+        log(tx, now, by, "form", str(number), questions=names)
     return number

@@ -25,8 +25,8 @@ from tutelage.studio import filing
 from tutelage.studio.accounts import Account
 from tutelage.studio.desk import shorten
 from tutelage.studio.ids import new_id
+from tutelage.studio.places import log, one_at_a_time
 from tutelage.studio.project import Project
-from tutelage.studio.queue import log
 from tutelage.studio.schema import imports, prompts
 from tutelage.studio.store import Store
 from tutelage.studio.told import count
@@ -111,7 +111,7 @@ def _read(path: Path) -> Imported:
     rows = 0
     for where, row in read_table(path):
         rows += 1
-        field = _nul(row, "")
+        field = _nul(row)
         if field is not None:
             raise UserError(f"{path}, {where}: field {field!r} holds a NUL character")
     found = load(path)
@@ -123,18 +123,21 @@ def _read(path: Path) -> Imported:
     return found
 
 
-def _nul(value: Any, name: str) -> str | None:
+def _nul(row: Any) -> str | None:
     """The path of the first text with a NUL character within a decoded row."""
-    if isinstance(value, str):
-        return (name or "(row)") if "\0" in value else None
-    if isinstance(value, dict):
-        parts = [(f"{name}.{key}".lstrip("."), inner) for key, inner in value.items()]
-        parts += [(f"{name}.(name)".lstrip("."), key) for key in value]
-    elif isinstance(value, list):
-        parts = [(f"{name}[{i}]", inner) for i, inner in enumerate(value)]
-    else:
-        return None
-    return next((found for inner, one in parts if (found := _nul(one, inner)) is not None), None)
+    waiting: list[tuple[str, Any]] = [("", row)]  # no recursion: rows may be nested as deep as JSON is read
+    while waiting:
+        name, value = waiting.pop()
+        parts: list[tuple[str, Any]] = []
+        if isinstance(value, str) and "\0" in value:
+            return name or "(row)"
+        if isinstance(value, dict):
+            parts = [(f"{name}.{key}".lstrip("."), inner) for key, inner in value.items()]
+            parts += [(f"{name}.(name)".lstrip("."), key) for key in value]
+        elif isinstance(value, list):
+            parts = [(f"{name}[{i}]", inner) for i, inner in enumerate(value)]
+        waiting += reversed(parts)
+    return None
 
 
 def _bring(
@@ -148,6 +151,7 @@ def _bring(
         collected = _collect(found, known, rules=rules, max_tokens=max_tokens, where=path.name)
         fresh = found.restricted_to([*known, *collected.kept])
         with store.write() as tx:
+            one_at_a_time(tx)
             if _count(tx) != len(known):
                 continue  # somebody else brought prompts in meanwhile: judge again beside theirs
             filing.file_prompts(tx, store.clock(), collected.kept)
@@ -254,6 +258,7 @@ def write_prompt(
     """
     prompt = _written(account, text.strip(), use_case=use_case, kind=kind, flags=flags, user=user)
     with store.write() as tx:
+        one_at_a_time(tx)
         collected = collect([prompt], existing=_known(tx), count_tokens=about_tokens, max_tokens=max_tokens)
         if collected.dropped:
             raise UserError(f"not added, {collected.dropped[0][1]}")
@@ -292,6 +297,7 @@ def write_few_shot(
             raise UserError(f"not added, too long: with its examples about {about_tokens(text):,} tokens")
         rows.append((replace(made, split=split), response))
     with store.write() as tx:
+        one_at_a_time(tx)
         known = {prompt.id for prompt in _known(tx)}
         if any(prompt.id in known for prompt, _ in rows):
             raise UserError("not added, duplicate: this few-shot prompt is here already")

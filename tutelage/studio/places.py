@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from tutelage.studio import statements
 from tutelage.studio.ids import new_id
-from tutelage.studio.schema import actions, assignments, items
+from tutelage.studio.schema import actions, assignments, forms, items
 from tutelage.studio.store import Store
 
 
@@ -20,6 +20,15 @@ def log(tx: Connection, at: float, account: str | None, what: str, about: str, *
     """Write the audit trail."""
     row = {"id": new_id(at), "at": at, "account_id": account, "what": what, "about": about, "detail": detail}
     tx.execute(actions.insert(), row)
+
+
+def one_at_a_time(tx: Connection) -> None:
+    """Wait for whoever else is arranging something: who looks first and then acts on it must be alone with what it saw.
+
+    A lock on a row that is always there, held until this transaction ends, and taken before any other. It stands in
+    nobody's way who answers on that form.
+    """
+    tx.execute(sa.select(forms.c.number).order_by(forms.c.number).limit(1).with_for_update(key_share=True))
 
 
 def count(tx: Connection, item: str, *, held: int = 0, done: int = 0) -> None:

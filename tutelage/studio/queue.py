@@ -47,7 +47,7 @@ SCREENS = ("demonstrate", "compare")
 """What screening batches can ask for."""
 
 MOST = 100
-"""Labelers per item, at most."""
+"""Labelers per item, at most: beyond it somebody typed a number wrong."""
 
 
 class Gone(Exception):

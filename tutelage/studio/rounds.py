@@ -30,15 +30,14 @@ from sqlalchemy.exc import IntegrityError
 from tutelage import roundfolder
 from tutelage.records import Response, UserError, from_dict, read_rows, write_json
 from tutelage.settings import RoundConfig
-from tutelage.studio import batches
+from tutelage.studio import batches, queue
 from tutelage.studio.accounts import Account
 from tutelage.studio.export import write_round_data
 from tutelage.studio.filing import free_name
-from tutelage.studio.forms import FIRST
+from tutelage.studio.places import log, one_at_a_time
 from tutelage.studio.project import Project
-from tutelage.studio.queue import log
-from tutelage.studio.schema import forms, rounds
-from tutelage.studio.store import Store
+from tutelage.studio.schema import rounds
+from tutelage.studio.store import Store, Unavailable
 
 RUNNING = ("running", "stopping")
 ALIVE, LOG, CONFIG = ".alive", "log.txt", "config.json"
@@ -109,12 +108,12 @@ def start(store: Store, project: Project, by: Account, wish: Wish) -> int:
     fields = dataclasses.asdict(wish)
     overlap = fields.pop("overlap")
     config = RoundConfig(folder=project.folder.resolve(), number=number, **fields)
-    if not 1 <= overlap <= batches.MOST_LABELERS:
-        raise UserError(f"labelers per prompt is {overlap}; expected 1 to {batches.MOST_LABELERS}")
+    if not 1 <= overlap <= queue.MOST:
+        raise UserError(f"labelers per prompt is {overlap}; expected 1 to {queue.MOST}")
     with _alive_lock(folder) as lock:
         try:
             with store.write() as tx:
-                _one_at_a_time(tx)
+                one_at_a_time(tx)
                 _none_runs(tx)
                 now = store.clock()
                 row = {"number": number, "state": "running", "folder": str(folder), "pid": 0, "message": ""}
@@ -145,7 +144,7 @@ def resume(store: Store, number: int, by: Account) -> None:
         raise UserError(f"round {number} is {found.state}; only the latest round, stopped or failed, can go on")
     with _alive_lock(found.folder) as lock:
         with store.write() as tx:
-            _one_at_a_time(tx)
+            one_at_a_time(tx)
             _none_runs(tx)
             now = store.clock()
             tx.execute(_of(number).values(state="running", message="", ended=None))
@@ -170,11 +169,6 @@ def _launch(store: Store, number: int, folder: Path, lock: int) -> None:
     threading.Thread(target=child.wait, name=f"round-{number}", daemon=True).start()  # else it ends as a zombie
     with store.write() as tx:
         tx.execute(_of(number).values(pid=child.pid))
-
-
-def _one_at_a_time(tx: Connection) -> None:
-    """Wait for whoever else is starting a round: a lock on a row that is always there, until this transaction ends."""
-    tx.execute(sa.select(forms.c.number).where(forms.c.number == FIRST).with_for_update())
 
 
 def _none_runs(tx: Connection) -> None:
@@ -264,7 +258,7 @@ def watch(store: Store, ended: threading.Event) -> threading.Thread:
 
     def look() -> None:
         while not ended.wait(EVERY):
-            with contextlib.suppress(sa.exc.OperationalError):  # a locked database: look again
+            with contextlib.suppress(Unavailable):  # look again
                 settle(store)
 
     thread = threading.Thread(target=look, name="rounds", daemon=True)
@@ -275,6 +269,7 @@ def watch(store: Store, ended: threading.Event) -> threading.Thread:
 def _close(store: Store, number: int) -> None:
     """Book the end of a round whose process is gone."""
     with store.write() as tx:
+        one_at_a_time(tx)  # names of batches are looked for
         found = _round(tx.execute(sa.select(rounds).where(rounds.c.number == number).with_for_update()).one())
         if not found.running or alive(found.folder):
             return  # somebody else booked it, or started it again

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, RedirectResponse, Response
 from starlette.background import BackgroundTask
 
 from tutelage.records import SPLITS, USE_CASES, UserError
-from tutelage.studio import agreement, batches, people, told
+from tutelage.studio import agreement, batches, forms, people, told
 from tutelage.studio.accounts import Account
 from tutelage.studio.app import Runs, Sees, TheStore, page
 from tutelage.studio.export import export
@@ -40,6 +40,9 @@ def _list(request: Request, store: Store, me: Account, status: int = 200, proble
         use_cases=USE_CASES,
         modes=MODES,
         teams=people.teams(store),
+        form=(newest := forms.newest(store)),
+        asked={row["name"] for row in forms.form(store, newest)["flags"]},
+        questions=forms.QUESTIONS,
     )
 
 
@@ -121,6 +124,21 @@ def compare(
     except UserError as error:
         return _list(request, store, me, 400, str(error))
     return RedirectResponse(f"/batches/{made}", 303)
+
+
+@router.post("/batches/form")
+def form(
+    request: Request,
+    store: TheStore,
+    me: Runs,
+    question: Annotated[list[str], Form()] = [],  # noqa: B006  FastAPI copies it
+) -> Response:
+    """What is asked of every response, from now on: a new version of the form."""
+    try:
+        forms.publish(store, question, me.id)
+    except UserError as error:
+        return _list(request, store, me, 400, str(error))
+    return RedirectResponse("/batches", 303)
 
 
 def _samples(files: list[UploadFile]) -> batches.Rows:
