@@ -246,7 +246,7 @@ RAW: list[tuple[str, bytes, str]] = [
     ),
     ("a.jsonl", b'{"prompt": "x"}\n{"prompt": "\xff"}\n', "line 2: not UTF-8 text"),
     ("a.jsonl", b'{"prompt": "x"}\n{"prompt": "\\uD83D"}\n', "line 2: holds half a character"),
-    ("a.jsonl", b'{"prompt": "x"}\n{"prompt": "x", "extra": {"t": NaN}}\n', "line 2: holds NaN or a number without end"),
+    ("a.jsonl", b'{"prompt": "x"}\n{"prompt": "x", "a": {"t": NaN}}\n', "line 2: holds NaN or a number without end"),
     ("a.jsonl", b'{"prompt": "x", "extra": -1e999}\n', "line 1: holds NaN or a number without end"),
     ("a.jsonl", b'{"prompt": ' + b"[" * 100_000, "line 1: JSON nested too deep"),
     ("a.jsonl", b'{"prompt": "x", "seconds": ' + b"9" * 5000 + b"}", "line 1: holds a number that is too long"),

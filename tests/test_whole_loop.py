@@ -15,9 +15,12 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+import torch
 from tinyloop import Data, ppo_config, reward_config, sample_config, sft_config, write_data
 
 from tutelage import cli, ppo, reward, sample, sft, workflows
+from tutelage.loop import load_tensors
+from tutelage.model import load
 from tutelage.records import write_records, write_text
 from tutelage.run import Run
 
@@ -101,6 +104,17 @@ def test_both_weights_of_ppo_are_kept_and_differ(learned: dict[str, Run]) -> Non
     assert raw.stat().st_size == average.stat().st_size
 
 
+@pytest.mark.parametrize("keep", ["raw", "ema"])
+def test_the_last_snapshot_is_the_policy_that_was_kept(learned: dict[str, Run], tmp_path: Path, keep: str) -> None:
+    folder = learned["ppo"].path.parent
+    data = Data(*(folder / name for name in ("prompts.jsonl", "demonstrations.jsonl", "rankings.jsonl", "text.txt")))
+    fields = {"trainable_layers": "all", "snapshot_every": 2, "lr": 1e-3, "keep": keep}
+    run = ppo.train(ppo_config(folder / "sft", folder / "reward", data, tmp_path / "ppo", **fields))
+    snapshot = load_tensors(run.path / "snapshots" / "iteration-00002.safetensors")
+    kept = load(run.model, dtype="fp32").top.parameters()
+    assert all(torch.equal(snapshot[f"policy.{n}"], weight) for n, weight in enumerate(kept))
+
+
 # ---- the whole loop ----------------------------------------------------------------------------------------
 
 
@@ -147,7 +161,8 @@ def test_the_summary_has_its_fixed_names(demo: tuple[Path, list[str]]) -> None:
         assert 0 <= rate["low"] <= rate["value"] <= rate["high"] <= 1
     assert {"accuracy", "accuracy_heldout_labelers", "n_pairs"} <= set(summary["reward_model"])
     assert {"training", "heldout"} <= set(summary["agreement"])
-    assert isinstance(summary["kl"], float)
+    along = [json.loads(line) for line in (demo[0] / "evaluation" / "frontier.jsonl").read_text().splitlines()]
+    assert summary["kl"] == [point["kl"] for point in along if point["model"] == "ppo_ptx"][-1]
     assert set(summary["pretraining_loss"]) == models - {"prompted"}
     assert set(summary["length"]) == set(summary["ended"]) == models
     assert {"model", "sft", "sample", "reward", "ppo_ptx", "evaluate", "total"} <= set(summary["seconds"])
