@@ -4,9 +4,11 @@
 
 One prompt with its K responses is one element of the batch: K forward passes give all K(K-1)/2 comparisons, ties
 dropped, and every prompt weighs the same. (Pairs shuffled as independent rows overfit: each response would take part
-in K-1 updates.) The score is a linear head on the state at the last response token. Afterwards the bias is set so
-that demonstrations score 0 on average, and the scores are scaled to unit spread, so that one beta suits any reward
-model (a departure: the paper shifts only; its predecessor lm-human-preferences did both).
+in K-1 updates.) The score is a linear head on the state at the last response token. With `mean_share`, that share of
+the loss compares means of the head's output over all response tokens (a departure: every token learns then, and the
+value network starts from outputs that were meant for all of them). Afterwards the bias is set so that demonstrations
+score 0 on average, and the scores are scaled to unit spread, so that one beta suits any reward model (a departure: the
+paper shifts only; its predecessor lm-human-preferences did both).
 """
 
 from __future__ import annotations
