@@ -31,18 +31,23 @@ from tutelage.studio.store import Store, open_store, url_of
 WORDS = ("the", "sea", "is", "wide", "and", "a", "small", "boat", "goes", "out", "before", "dawn", "on", "the", "tide")
 
 
-def fill(store: Store, comparisons: int, k: int) -> int:
-    """Put in as many rankings of K responses as hold so many comparisons; returns the number of rankings."""
-    draw = random.Random(0)
+def fill(store: Store, comparisons: int, k: int, *, words: int = 60, first: int = 0) -> int:
+    """Put in as many rankings of K responses as hold so many comparisons; returns the number of rankings.
+
+    words: of a response. first: the number of the first prompt, where others are there already.
+    """
+    draw = random.Random(first)
     count = math.ceil(comparisons / math.comb(k, 2))
 
-    def text(words: int) -> str:
-        return " ".join(draw.choices(WORDS, k=words))
+    def text(length: int) -> str:
+        return " ".join(draw.choices(WORDS, k=length))
 
-    prompts = tuple(Prompt(id=f"p{n:06d}", text=f"{n}: {text(30)}", user=f"u{n % 997}") for n in range(count))
+    prompts = tuple(
+        Prompt(id=f"p{n:06d}", text=f"{n}: {text(30)}", user=f"u{n % 997}") for n in range(first, first + count)
+    )
     rankings = []
     for n, prompt in enumerate(prompts):
-        shown = tuple(Response(id=f"{prompt.id}/{i}", text=text(60), model="sft", tokens=80) for i in range(k))
+        shown = tuple(Response(id=f"{prompt.id}/{i}", text=text(words), model="sft", tokens=80) for i in range(k))
         ranks = tuple(draw.sample(range(1, k + 1), k))
         ratings = tuple(Rating(likert=1 + n % 7, flags={"hallucination": n % 5 == 0}) for _ in range(k))
         more = {"labeler": f"l{n % 40}", "split": prompt.split, "seconds": 40.0}

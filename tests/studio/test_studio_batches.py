@@ -57,7 +57,7 @@ def test_a_batch_that_cannot_be_is_refused(store: Store, made: Made) -> None:
         ({"name": "one"}, "called 'one' already"),
         ({"name": " "}, "1 to 100 characters"),
         ({"name": "two", "split": "dev"}, "no split"),
-        ({"name": "two", "overlap": 0}, "expected 1 to 50"),
+        ({"name": "two", "overlap": 0}, "expected 1 to 100"),
         ({"name": "two", "mode": "nice"}, "no mode"),
         ({"name": "two", "number": 0}, "at least 1"),
         ({"name": "two", "team": "t" * 65}, "at most 64"),
@@ -148,7 +148,7 @@ def test_changing_a_batch(store: Store, made: Made) -> None:
     assert made.answers()[0].mode == "helpful-first"  # what was done keeps the mode it was done in
     assert queue.claim(store, labeler.id, "compare") is None
     assert check.check(store) == []
-    with pytest.raises(UserError, match="expected 1 to 50"):
+    with pytest.raises(UserError, match="expected 1 to 100"):
         batches.change(store, admin, batch, overlap=0, mode="helpful-first", team="", priority=0, open=True)
     with pytest.raises(UserError, match="no such batch"):
         batches.change(store, admin, "nothing", overlap=1, mode="helpful-first", team="", priority=0, open=True)

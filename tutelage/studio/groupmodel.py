@@ -159,7 +159,8 @@ def stop(project: Project) -> None:
     if group is None:
         raise UserError("no group's reward model is being trained")
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has not begun yet, or has just ended
-        os.kill(int((_next(folder_of(project, group)) / PID).read_text(encoding="utf-8")), signal.SIGINT)
+        # Not SIGINT: what a shell starts in the background ignores it, and so do its children.
+        os.kill(int((_next(folder_of(project, group)) / PID).read_text(encoding="utf-8")), signal.SIGTERM)
 
 
 def _newest(project: Project) -> int:
