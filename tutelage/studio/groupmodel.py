@@ -159,8 +159,7 @@ def stop(project: Project) -> None:
     if group is None:
         raise UserError("no group's reward model is being trained")
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has not begun yet, or has just ended
-        # Not SIGINT: what a shell starts in the background ignores it, and so do its children.
-        os.kill(int((_next(folder_of(project, group)) / PID).read_text(encoding="utf-8")), signal.SIGTERM)
+        os.kill(int((_next(folder_of(project, group)) / PID).read_text(encoding="utf-8")), signal.SIGINT)
 
 
 def _newest(project: Project) -> int:
