@@ -7,6 +7,7 @@ gold scores, few-shot answers, a stage done elsewhere) is simply absent here.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def read_loop(folder: Path) -> Loop:
         rankings=read_records(Ranking, rankings) if rankings.exists() else [],
         judged=judged,
         answers=answers,
-        snapshots=_read_snapshots(folder / "evaluation" / "frontier.jsonl"),
+        snapshots=read_snapshots(folder / "evaluation" / "frontier.jsonl"),
     )
 
 
@@ -157,7 +158,15 @@ def _read_answers(path: Path) -> list[Answer]:
     ]
 
 
-def _read_snapshots(path: Path) -> list[Snapshot]:
+def final_kl(snapshots: Sequence[Snapshot], ppo: Run) -> float | None:
+    """KL of the policy that was kept, on the validation prompts; of the last rollout where it was not measured so."""
+    last = ppo.config().get("iterations")
+    kept = [s.kl for s in snapshots if s.model == ppo.path.name and s.iteration == last]
+    found = kept[0] if kept else ppo.result.get("kl")
+    return float(found) if isinstance(found, int | float) else None
+
+
+def read_snapshots(path: Path) -> list[Snapshot]:
     if not path.exists():
         return []
     return [

@@ -19,7 +19,7 @@ from tutelage.curves import curves
 from tutelage.evaluate.intervals import Interval
 from tutelage.findings import name, number, percent
 from tutelage.glossary import TERMS
-from tutelage.loopfolder import Answer, Loop, read_loop
+from tutelage.loopfolder import Answer, Loop, final_kl, read_loop
 from tutelage.records import Ranking, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -150,12 +150,10 @@ def _spent(seconds: dict[str, float], *stages: str) -> float | None:
 
 
 def _ppo_lines(loop: Loop, model: str, *, named: bool) -> list[str]:
-    config, done = loop.runs[model].config(), loop.runs[model].result
+    config = loop.runs[model].config()
     start = f"{name(model)}: " if named else ""
     lines = [f"{start}{config.get('iterations', '?')} rounds × {config.get('episodes', '?')} scored responses"]
-    own = [s for s in loop.snapshots if s.model == model]
-    kl = max(own, key=lambda s: s.iteration).kl if own else done.get("kl")  # of the policy that was kept, if measured
-    if isinstance(kl, int | float):
+    if (kl := final_kl(loop.snapshots, loop.runs[model])) is not None:
         lines.append(f"ends {kl:.1f} nats (KL) from the SFT model")
     if config.get("ptx_coef"):
         lines.append(f"keeps reading ordinary text (weight {config['ptx_coef']:g})")

@@ -160,6 +160,12 @@ def test_each_login_is_a_session_of_its_own(client: TestClient, made: Made, stor
     assert len(tokens) == 2 and all(accounts.account_of(store, t) == me for t in tokens)
 
 
+def test_a_field_of_more_than_a_megabyte_is_told_in_plain_words(visit: Visit) -> None:
+    file = {"file": ("a.jsonl", b'{"prompt": "Say hello"}')}
+    refused = visit("admin").post("/prompts/import", files=file, data={"note": "x" * 1_100_000})
+    assert refused.status_code == 400 and "holds more than 1 MB" in refused.text
+
+
 def test_logging_out_ends_the_session_on_the_server(visit: Visit, store: Store) -> None:
     me = visit("labeler")
     token = me.cookies[COOKIE]

@@ -11,6 +11,7 @@ from tutelage.evaluate.calibration import ScoredPair, calibrate
 from tutelage.evaluate.intervals import clustered_mean
 from tutelage.evaluate.text import describe, distinct_matched
 from tutelage.evaluate.winrate import win_rate
+from tutelage.loopfolder import final_kl, read_snapshots
 from tutelage.records import RATING_FLAGS, Ranking, Response, from_dict, read_records, write_json
 from tutelage.run import Run
 
@@ -25,11 +26,12 @@ def summarise(out: Path) -> dict[str, Any]:
     answers = {m: _responses(out / "answers" / m) for m in models}
     stats = {m: describe(rows) for m, rows in answers.items()}
     flags = {f: flag_rates(rankings, f) for f in RATING_FLAGS}
+    snapshots = read_snapshots(evaluation.path / "frontier.jsonl")
     summary = {
         "win_rate": _win_rates(rankings, models),
         "reward_model": _reward(out / "reward"),
         "agreement": _agreement(out, rankings),
-        "kl": _final_kl(out),
+        "kl": final_kl(snapshots, Run.open(out / "ppo_ptx", "ppo")),
         "pretraining_loss": measured.get("pretraining_loss", {}),
         "length": {m: s.tokens for m, s in stats.items()},
         "ended": {m: s.ended for m, s in stats.items()},
@@ -49,14 +51,6 @@ def summarise(out: Path) -> dict[str, Any]:
 
 def _responses(path: Path) -> list[Response]:
     return [from_dict(Response, row["response"]) for row in Run.open(path, "samples").rows("samples.jsonl")]
-
-
-def _final_kl(out: Path) -> float:
-    """Of the policy that was kept, on the validation prompts; of the last rollout where none was kept on the way."""
-    ppo = Run.open(out / "ppo_ptx", "ppo")
-    points = [r for r in Run.open(out / "evaluation", "evaluation").rows("frontier.jsonl") if r["model"] == "ppo_ptx"]
-    final = [r for r in points if r["iteration"] == ppo.config()["iterations"]]
-    return float(final[0]["kl"] if final else ppo.result["kl"])
 
 
 def _win_rates(rankings: list[Ranking], models: list[str]) -> dict[str, dict[str, float | int]]:

@@ -175,7 +175,7 @@ def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, AnyHTTPException)
     said = {404: "there is no such page", 405: "this address does not take such a request"}
     detail = str(error.detail if isinstance(error, HTTPException) else said.get(error.status_code, error.detail))
-    if detail.startswith("Field exceeded maximum size"):  # Starlette's words for more than a megabyte
+    if "exceeded maximum size of 1024KB" in detail:  # Starlette's words; it calls a field a part, or a field
         detail = "one field of the form holds more than 1 MB; bring long texts in as a file"
     return _problem(error.status_code)(request, UserError(detail))
 
