@@ -148,7 +148,8 @@ def test_a_prompted_answer_ends_at_the_separator(runs: Path) -> None:
 def test_as_many_worked_examples_as_fit_are_shown(runs: Path) -> None:
     lm = load(runs / "sft")
     shots = [("Where is the sea", "It is there."), ("sea " * 30, "wide " * 30), ("sea " * 30, "wide " * 30)]
-    assert speak.asked_ids(lm, "The sea", shots, 8) == prompt_ids(lm.tokenizer, "The sea", shots=shots[:1])
+    for order in (shots, shots[::-1]):  # the longest go first, wherever they stand
+        assert speak.asked_ids(lm, "The sea", order, 8) == prompt_ids(lm.tokenizer, "The sea", shots=shots[:1])
     assert speak.asked_ids(lm, "The sea", [], 8) == prompt_ids(lm.tokenizer, "The sea")
     with pytest.raises(UserError, match=f"no worked example fits before this prompt in {lm.room} positions"):
         speak.asked_ids(lm, "The sea", shots[1:], 8)

@@ -217,14 +217,16 @@ class Speaker:
 
 
 def asked_ids(lm: Lm, prompt: str, shots: list[tuple[str, str]], answer: int) -> list[int]:
-    """Ids of a prompt behind as many worked examples as leave room for `answer` tokens.
+    """Ids of a prompt behind as many worked examples as leave room for `answer` tokens; the longest go first.
 
     Raises UserError where not one of them does.
     """
-    for count in range(len(shots), 0, -1):
-        ids = prompt_ids(lm.tokenizer, prompt, shots=shots[:count])
+    fitting = list(shots)
+    while fitting:
+        ids = prompt_ids(lm.tokenizer, prompt, shots=fitting)
         if len(ids) + answer <= lm.room:
             return ids
+        fitting.remove(max(fitting, key=lambda shot: sum(map(len, shot))))
     if shots:
         raise UserError(f"{lm.name}: no worked example fits before this prompt in {lm.room} positions")
     return prompt_ids(lm.tokenizer, prompt)

@@ -178,9 +178,9 @@ def test_from_an_empty_folder_to_a_new_policy(studio: tuple[str, Path, str], bro
     admin.goto(home + "/playground")
     admin.get_by_label("Prompt", exact=True).fill("Where is my parcel?")
     admin.get_by_role("button", name="Ask").click()
-    best = admin.get_by_role("button", name=" is best")
-    expect(best.first).to_be_enabled(timeout=120_000)
-    assert best.count() >= 3
+    expect(admin.locator("#status")).to_have_text("Which answer is best?", timeout=120_000)
+    best = admin.locator("button:enabled", has_text="This one is best")
+    assert best.count() >= 3  # a model of 128 positions may have no room for worked examples
     best.first.click()
     expect(admin.locator("#answers")).to_contain_text("PPO")
 
