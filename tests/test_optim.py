@@ -146,6 +146,18 @@ def test_the_weight_average_by_hand() -> None:
     assert optimiser.masters[0].item() == pytest.approx(0.8, rel=1e-5)  # the raw weights are kept
     optimiser.use_masters()
     assert weight.item() == pytest.approx(0.8, rel=1e-5)
+    optimiser.use_average()
+    weight.grad = torch.tensor([0.5])
+    optimiser.step(0.1)
+    assert weight.item() == pytest.approx(0.7, rel=1e-5)  # training goes on from the raw weights
+
+
+def test_fp32_weights_are_not_held_twice() -> None:
+    for dtype, shared in ((torch.float32, True), (torch.bfloat16, False)):
+        weight = nn.Parameter(torch.ones(3, dtype=dtype))
+        optimiser = MasterAdamW([weight])
+        assert (optimiser.masters[0].data_ptr() == weight.data_ptr()) == shared
+        assert optimiser.masters[0].dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 class MasterAdamW:
     """AdamW (decoupled decay) with fp32 masters of `parameters`; decay only touches matrices.
 
+    Parameters that are fp32 already are their own masters, so nothing is held twice.
+
     Use: backward, `collect()` (adds the gradients to the fp32 sum and frees them), more backwards, `step(lr)`.
     """
 
@@ -30,7 +32,7 @@ class MasterAdamW:
         ema: float = 0.0,
     ) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
-        self.masters = [p.detach().float().clone() for p in self.parameters]
+        self.masters = [p.detach() if p.dtype == torch.float32 else p.detach().float() for p in self.parameters]
         self.first = [torch.zeros_like(m) for m in self.masters]
         self.second = [torch.zeros_like(m) for m in self.masters]
         self.sums: list[Tensor | None] = [None] * len(self.masters)
@@ -73,7 +75,7 @@ class MasterAdamW:
             if self.weight_decay and master.ndim > 1:
                 master.mul_(1 - lr * self.weight_decay)
             master.addcdiv_(self.first[i], self.second[i].sqrt().add_(eps), value=-rate)
-            self.parameters[i].copy_(master)
+            self._give(i, master)
             self.sums[i] = None
         for average, master in zip(self.average, self.masters, strict=False):
             average.lerp_(master, 1 - self.ema)
@@ -82,14 +84,24 @@ class MasterAdamW:
     @torch.no_grad()
     def use_average(self) -> None:
         """Put the weight average into the parameters (the masters keep the raw weights)."""
-        for parameter, average in zip(self.parameters, self.average, strict=True):
-            parameter.copy_(average)
+        for i, average in enumerate(self.average):
+            if self._own(i):
+                self.masters[i] = self.masters[i].clone()
+            self.parameters[i].copy_(average)
 
     @torch.no_grad()
     def use_masters(self) -> None:
         """Put the raw weights back into the parameters."""
-        for parameter, master in zip(self.parameters, self.masters, strict=True):
-            parameter.copy_(master)
+        for i, master in enumerate(self.masters):
+            self._give(i, master)
+
+    def _own(self, i: int) -> bool:
+        """Whether a parameter is its own master."""
+        return self.masters[i].data_ptr() == self.parameters[i].data_ptr()
+
+    def _give(self, i: int, weights: Tensor) -> None:
+        if not self._own(i):
+            self.parameters[i].copy_(weights)
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Everything a resumed run needs, as named tensors."""

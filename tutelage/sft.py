@@ -88,7 +88,8 @@ def train(config: SftConfig) -> Run:
         if index + 1 == per_epoch:
             row |= _measure(lm, config, measured, measured_on)
             if not best or config.keep == "last" or _better(row, best["row"], measured_on):
-                best = {"row": row, "weights": [p.detach().clone() for p in optimiser.parameters]}
+                best.clear()  # the old weights go before the new ones are copied
+                best |= {"row": row, "weights": [p.detach().clone() for p in optimiser.parameters]}
         run.log("metrics.jsonl", row)
         if index + 1 == per_epoch:
             _checkpoint(run, step + 1, optimiser, best)
