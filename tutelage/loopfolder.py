@@ -167,6 +167,7 @@ def final_kl(snapshots: Sequence[Snapshot], ppo: Run) -> float | None:
 
 
 def read_snapshots(path: Path) -> list[Snapshot]:
+    """The policies along PPO runs as they were measured; none where there is no such file."""
     if not path.exists():
         return []
     return [

@@ -32,7 +32,7 @@ class MasterAdamW:
         ema: float = 0.0,
     ) -> None:
         self.parameters = [p for p in parameters if p.requires_grad]
-        self.masters = [p.detach() if p.dtype == torch.float32 else p.detach().float() for p in self.parameters]
+        self.masters = [p.detach().float() for p in self.parameters]  # of fp32 it makes no copy
         self.first = [torch.zeros_like(m) for m in self.masters]
         self.second = [torch.zeros_like(m) for m in self.masters]
         self.sums: list[Tensor | None] = [None] * len(self.masters)
@@ -75,7 +75,7 @@ class MasterAdamW:
             if self.weight_decay and master.ndim > 1:
                 master.mul_(1 - lr * self.weight_decay)
             master.addcdiv_(self.first[i], self.second[i].sqrt().add_(eps), value=-rate)
-            self._give(i, master)
+            self._give(i)
             self.sums[i] = None
         for average, master in zip(self.average, self.masters, strict=False):
             average.lerp_(master, 1 - self.ema)
@@ -92,16 +92,17 @@ class MasterAdamW:
     @torch.no_grad()
     def use_masters(self) -> None:
         """Put the raw weights back into the parameters."""
-        for i, master in enumerate(self.masters):
-            self._give(i, master)
+        for i in range(len(self.masters)):
+            self._give(i)
 
     def _own(self, i: int) -> bool:
         """Whether a parameter is its own master."""
         return self.masters[i].data_ptr() == self.parameters[i].data_ptr()
 
-    def _give(self, i: int, weights: Tensor) -> None:
+    def _give(self, i: int) -> None:
+        """Bring a parameter up to its master."""
         if not self._own(i):
-            self.parameters[i].copy_(weights)
+            self.parameters[i].copy_(self.masters[i])
 
     def state(self, prefix: str) -> dict[str, Tensor]:
         """Everything a resumed run needs, as named tensors."""
