@@ -208,6 +208,7 @@ def test_a_killed_stage_ends_with_the_same_bytes(
 
 VARIANTS = [
     ("sft", {"trainable_layers": "all", "pretraining": None}, 5),
+    ("sft", {"keep": "last"}, 5),
     ("reward", {"dtype": "bf16"}, 9),
     ("ppo", {"keep": "ema"}, 10),
     ("ppo", {"trainable_layers": "all", "ptx_coef": 0.0, "inner_epochs": 2}, 10),

@@ -89,13 +89,16 @@ def train(config: SftConfig) -> Run:
             row |= _measure(lm, config, measured, measured_on)
             if not best or config.keep == "last" or _better(row, best["row"], measured_on):
                 best.clear()  # the old weights go before the new ones are copied
-                best |= {"row": row, "weights": [p.detach().clone() for p in optimiser.parameters]}
+                # Where the last epoch is kept its weights are in place at the end, and a copy would only take memory.
+                weights = [] if config.keep == "last" else [p.detach().clone() for p in optimiser.parameters]
+                best |= {"row": row, "weights": weights}
         run.log("metrics.jsonl", row)
         if index + 1 == per_epoch:
             _checkpoint(run, step + 1, optimiser, best)
         progress.advance(note=f"loss {row['loss/train']:.3f}")
 
-    _keep(lm.top, optimiser, best["weights"])
+    if best["weights"]:
+        _keep(optimiser, best["weights"])
     save_lm(lm, lm.top, run.model)
     chosen = "reward-model score" if config.reward is not None else "held-out loss" if held else "training loss"
     chosen = "choice (the last)" if config.keep == "last" else chosen
@@ -179,11 +182,11 @@ def _resume(run: Run, optimiser: MasterAdamW) -> tuple[dict[str, Any], int]:
     folder, state = saved
     tensors = load_tensors(folder / "state.safetensors")
     optimiser.restore(tensors, "policy")
-    weights = [tensors[f"best.{i}"] for i in range(len(optimiser.masters))]
+    weights = [tensors[name] for i in range(len(optimiser.masters)) if (name := f"best.{i}") in tensors]
     return {"row": state["best"], "weights": weights}, state["step"]
 
 
 @torch.no_grad()
-def _keep(top: Top, optimiser: MasterAdamW, weights: Sequence[Tensor]) -> None:
+def _keep(optimiser: MasterAdamW, weights: Sequence[Tensor]) -> None:
     for parameter, weight in zip(optimiser.parameters, weights, strict=True):
         parameter.copy_(weight)
