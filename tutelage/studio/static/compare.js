@@ -191,7 +191,9 @@ function digit(key) {
 // ---- the best answer, edited --------------------------------------------------------------------------------------
 
 function fill() {
-  if (!$("#edit").open || edited() || ranking.ranks.includes(null)) return;
+  // Compared to the letter: "toggle" comes late, and by then a space may be all that was typed.
+  const touched = edit.from >= 0 && edit.field.value !== texts[edit.from];
+  if (!$("#edit").open || touched || ranking.ranks.includes(null)) return;
   edit.from = ranking.best();
   edit.field.value = texts[edit.from];
   show();
