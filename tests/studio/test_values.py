@@ -278,6 +278,18 @@ def test_a_training_is_stopped_and_goes_on(small: tuple[Project, Store, Made]) -
     assert groupmodel.look(project, "evenings").state == "ready"
 
 
+def test_a_stop_counts_though_its_signal_is_lost(
+    small: tuple[Project, Store, Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, store, _ = small
+    monkeypatch.setattr(groupmodel.os, "kill", lambda *_: None)
+    worker = groupmodel.start(store, project, "evenings")
+    groupmodel.stop(project)
+    worker.join(PATIENCE)
+    found = groupmodel.look(project, "evenings")
+    assert (found.state, found.message) == ("failed", "stopped")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_what_becomes_of_a_groups_model(small: tuple[Project, Store, Made]) -> None:

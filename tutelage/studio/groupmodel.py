@@ -41,6 +41,7 @@ from tutelage.studio.store import Store
 NEEDED = 12
 """Rankings of training prompts, each with an untied pair, from which a group's model is trained: fewer say nothing."""
 PID = "pid"
+STOP = "stop"  # a file that asks for the end: a signal may fall between two commands, or be lost while one starts
 """The file with the process id of the child at work, there as long as it is: an id of before may be somebody else's."""
 JUDGED = "judged"
 """The group that rankings of old against new policy get here: they are scored, and never train."""
@@ -144,7 +145,8 @@ def start(store: Store, project: Project, group: str) -> threading.Thread:
         rows = [dataclasses.replace(r, group=JUDGED if g == JUDGED else slug(g)) for g in by_group for r in by_group[g]]
         _prepare(folder, rows, _settings(project, number, folder, group, len(ready)))
         write_json(folder / "state.json", {"group": group, "round": number, "rankings": len(ready)})
-        (folder / PID).unlink(missing_ok=True)  # of one that was killed together with the studio
+        for left in (PID, STOP):  # of one that was stopped, or killed together with the studio
+            (folder / left).unlink(missing_ok=True)
         worker = threading.Thread(target=_work, args=(folder, lock), name=f"values-{group}", daemon=True)
         worker.start()
     except BaseException:
@@ -158,8 +160,10 @@ def stop(project: Project) -> None:
     group = training(project)
     if group is None:
         raise UserError("no group's reward model is being trained")
+    folder = _next(folder_of(project, group))
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has not begun yet, or has just ended
-        os.kill(int((_next(folder_of(project, group)) / PID).read_text(encoding="utf-8")), signal.SIGINT)
+        (folder / STOP).touch()
+        os.kill(int((folder / PID).read_text(encoding="utf-8")), signal.SIGINT)
 
 
 def _newest(project: Project) -> int:
@@ -227,8 +231,10 @@ def _work(folder: Path, lock: IO[str]) -> None:
     with lock:
         told = read_json(folder / "state.json") or {}
         for module, words in (("tutelage.cli", train), ("tutelage.score", score)):
-            if not _child([sys.executable, "-m", module, *words], folder, lock.fileno()):
-                write_json(folder / "state.json", told | {"message": rounds.last_words(folder)})
+            done = _child([sys.executable, "-m", module, *words], folder, lock.fileno())
+            if not done or (folder / STOP).exists():
+                why = "stopped" if done else rounds.last_words(folder)
+                write_json(folder / "state.json", told | {"message": why})
                 return
         final = folder.with_name(folder.name.removesuffix(".next"))
         shutil.rmtree(final, ignore_errors=True)
