@@ -41,8 +41,9 @@ from tutelage.studio.store import Store
 NEEDED = 12
 """Rankings of training prompts, each with an untied pair, from which a group's model is trained: fewer say nothing."""
 PID = "pid"
-STOP = "stop"  # a file that asks for the end: a signal may fall between two commands, or be lost while one starts
 """The file with the process id of the child at work, there as long as it is: an id of before may be somebody else's."""
+STOP = "stop"
+"""The file that asks for the end: a signal may fall between two commands, or be lost while one starts."""
 JUDGED = "judged"
 """The group that rankings of old against new policy get here: they are scored, and never train."""
 
