@@ -8,9 +8,6 @@ where it stopped: finished stages are skipped, a killed one continues from its c
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import sys
 import time
 from dataclasses import dataclass
@@ -18,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import workflows
-from tutelage.loop import clock
+from tutelage.loop import clock, release_memory
 from tutelage.presets import Recipe
 from tutelage.records import UserError, write_json, write_records, write_text
 from tutelage.run import Run
@@ -49,13 +46,6 @@ class Stages:
         """Book the stage's time."""
         self.seconds[self._name] = round(seconds or time.monotonic() - self._started, 1)
         release_memory()
-
-
-def release_memory() -> None:
-    """Give a finished stage's memory back: modules hold each other in cycles, and glibc keeps freed pages."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 Fields = dict[str, Any]

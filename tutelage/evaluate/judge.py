@@ -18,7 +18,7 @@ from tutelage import labelers, rubric, workflows
 from tutelage.data.batches import pack, slices, text_rows
 from tutelage.data.text import TextBlocks
 from tutelage.evaluate.frontier import frontier
-from tutelage.loop import Progress
+from tutelage.loop import Progress, release_memory
 from tutelage.losses import token_logprobs
 from tutelage.model import Lm, load
 from tutelage.records import Prompt, Response, UserError, from_dict, write_json, write_records
@@ -67,6 +67,7 @@ def evaluate(config: EvaluateConfig) -> Run:
     (run.path / "frontier.jsonl").unlink(missing_ok=True)
     for point in points:
         run.log("frontier.jsonl", point)
+    del lm, network  # the text losses load one model after another: none of them beside these
     found = {"pretraining_loss": _text_losses(config)} if config.pretraining else {}
     write_json(run.path / "evaluation.json", found)
     run.finish(prompts=len(prompts), models=sorted({m for a in answers.values() for m in a}), rankings=len(ranked))
@@ -131,6 +132,7 @@ def _text_losses(config: EvaluateConfig) -> dict[str, float]:
     losses = {}
     progress = Progress("pretraining loss", len(config.text_models))
     for entry in config.text_models:
+        release_memory()
         name, _, source = entry.partition("=")
         losses[name] = text_loss(load(source, dtype=config.dtype), config.pretraining)
         progress.advance(note=f"{name} {losses[name]:.3f}")
