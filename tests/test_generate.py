@@ -189,6 +189,23 @@ def test_the_cache_by_hand() -> None:
     assert cache.get_seq_length() == 3
 
 
+def test_the_cache_drops_rows_in_place_and_repeats_them_anew() -> None:
+    cache = StaticCache(1, 2)
+    held = torch.arange(8.0).view(4, 1, 1, 2)
+    cache.update(held, -held, 0)
+    cache.length = 1
+    block = cache.keys[0]
+    assert block is not None
+    cache.keep(torch.tensor([1, 3]))
+    assert cache.keys[0] is not None
+    assert cache.values[0] is not None
+    assert cache.keys[0].data_ptr() == block.data_ptr()
+    assert torch.equal(cache.keys[0][:, :, :1], held[[1, 3]])
+    assert torch.equal(cache.values[0][:, :, :1], -held[[1, 3]])
+    cache.keep(torch.tensor([1, 0, 1]))
+    assert torch.equal(cache.keys[0][:, :, :1], held[[3, 1, 3]])
+
+
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, 7])

@@ -556,6 +556,20 @@ def test_opening_a_reward_model_leaves_the_policy_able_to_train(tiny_model_dir: 
         assert not shared & {p.untyped_storage().data_ptr() for p in (*network.parameters(), *value.parameters())}
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "gemma3_text"])
+def test_a_reward_model_on_a_shared_trunk_keeps_no_weight_of_its_file(
+    tiny_model_dir: TinyModel, tmp_path: Path, architecture: str
+) -> None:
+    lm = opened(tiny_model_dir(architecture), 2)
+    save_scalar(lm, ScalarHead(lm.top.twin()), tmp_path / "reward")
+    network = load_scalar(tmp_path / "reward", lm)
+    held = {id(p) for p in lm.model.parameters()}
+    own = [p for p in network.parameters() if id(p) not in held]
+    assert len(own) == 1 + sum(len(list(part.parameters())) for part in lm.top.trained_parts())
+    for parameter in own:  # one that lies in the file is a view of all of it
+        assert parameter.untyped_storage().nbytes() == parameter.nbytes
+
+
 def test_the_scalar_head_keeps_its_fp32_weights_in_bf16(tiny_model_dir: TinyModel, tmp_path: Path) -> None:
     lm = opened(tiny_model_dir("llama"), 2, "bf16")
     network = ScalarHead(lm.top.twin(), seed=5)

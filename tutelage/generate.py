@@ -85,9 +85,20 @@ class StaticCache:
         return self.length
 
     def keep(self, rows: Tensor) -> None:
-        """Keep `rows` (indices, in this order, repeats allowed) and drop all others."""
-        self.keys = [None if k is None else k[rows] for k in self.keys]
-        self.values = [None if v is None else v[rows] for v in self.values]
+        """Keep `rows` (indices, in this order, repeats allowed) and drop all others.
+
+        Fewer rows than before move to the front of the block they are in: new blocks, each a little smaller than
+        the last, would leave the memory in pieces.
+        """
+        for held in (self.keys, self.values):
+            for n, t in enumerate(held):
+                if t is None:
+                    continue
+                if len(rows) > len(t):
+                    held[n] = t[rows]
+                    continue
+                t[: len(rows)] = t[rows]
+                held[n] = t[: len(rows)]
 
 
 class PackedLinear(nn.Module):

@@ -182,6 +182,7 @@ def answer_held_out(one: Loop) -> list[Path]:
     one.stages.enter("answers", f"all models answer {min(count, one.config.test_limit or count)} held-out prompts")
     answers = []
     for name, source in sources(one).items():
+        release_memory()
         fields = one.common(model=source, prompts=one.data["prompts"], out=one.out / "answers" / name, name=name)
         fields |= {"split": "test", "k": 1, "limit": one.config.test_limit, "max_response_tokens": one.longest}
         if name == "prompted":

@@ -90,12 +90,22 @@ def load_scalar(folder: Path, lm: Lm) -> ScalarHead:
     _same_trunk(base, lm, folder)
     embedding = base.get_input_embeddings().weight
     network = ScalarHead(Top(base, lm.cut, lm.top.head if lm.cut else nn.Parameter(embedding.detach())))
+    if lm.trunk is not None:
+        _let_go(network.top, lm)
     network.score = nn.Parameter(_score_weight(folder).to(lm.device))
     shift = _scalar_json(folder)
     network.bias.fill_(shift["bias"])
     network.scale.fill_(shift["scale"])
     network.requires_grad_(False)
     return network
+
+
+def _let_go(top: Top, lm: Lm) -> None:
+    """Copy the top's layers and take the trunk's embedding: one weight of a file keeps all of its mapping in memory."""
+    top.base.set_input_embeddings(lm.base.get_input_embeddings())  # type: ignore[operator]
+    for part in top.trained_parts():
+        for parameter in part.parameters():
+            parameter.data = parameter.data.clone()
 
 
 def _score_weight(folder: Path) -> Tensor:
