@@ -19,6 +19,7 @@ from tutelage.generate import BLOCK, Decoder, PackedLinear, Sampled, StaticCache
 from tutelage.losses import token_logprobs
 from tutelage.model import Lm, Top, TrainableLayers, load
 from tutelage.records import UserError
+from tutelage.stepping import lays_out
 
 TinyModel = Callable[[str], Path]
 CPU = torch.device("cpu")
@@ -206,16 +207,18 @@ def test_the_cache_drops_rows_in_place_and_repeats_them_anew() -> None:
     assert torch.equal(cache.keys[0][:, :, :1], held[[3, 1, 3]])
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows", [1, 7])
-def test_a_packed_linear_layer_is_the_layer(bias: bool, rows: int) -> None:
+@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 2e-2), (torch.float32, 1e-5)])
+def test_a_packed_linear_layer_is_the_layer(bias: bool, rows: int, dtype: torch.dtype, near: float) -> None:
+    if not lays_out(dtype):
+        pytest.skip(f"oneDNN lays out no {dtype} weights on this processor")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        linear = nn.Linear(48, 96, bias=bias).bfloat16()
-    x = numbers(rows, 3, 48).bfloat16()
+        linear = nn.Linear(48, 96, bias=bias).to(dtype)
+    x = numbers(rows, 3, 48).to(dtype)
     with torch.no_grad():
-        torch.testing.assert_close(PackedLinear(linear, 4)(x), linear(x), rtol=2e-2, atol=2e-2)
+        torch.testing.assert_close(PackedLinear(linear, 4)(x), linear(x), rtol=near, atol=near)
 
 
 # ---- sampling ----------------------------------------------------------------------------------------------
@@ -321,8 +324,19 @@ def test_its_logprobs_are_the_trainers(
 
 
 @architectures
-def test_bf16_logprobs_are_near_the_trainers(tiny_model_dir: TinyModel, architecture: str) -> None:
+@pytest.mark.parametrize("laid_out", [True, False])
+def test_bf16_logprobs_are_near_the_trainers(
+    tiny_model_dir: TinyModel, monkeypatch: pytest.MonkeyPatch, architecture: str, laid_out: bool
+) -> None:
+    """Also where oneDNN cannot lay out bf16 weights, as on processors without AVX512."""
+    if not laid_out:
+        monkeypatch.setattr("tutelage.generate.lays_out", lambda dtype: False)
+        monkeypatch.setattr("tutelage.stepping.lays_out", lambda dtype: False)
     lm = opened(tiny_model_dir(architecture), 2, "bf16")
+    decoder = Decoder(lm, lm.top)
+    if not laid_out:
+        assert decoder.one is None
+        assert not any(isinstance(m, PackedLinear) for m in (*decoder.base.modules(), decoder.head))
     found = sampled(lm)
     gaps = torch.cat(
         [r[m] - e for r, m, e in zip(found.logprobs, found.mask, trainers(lm, lm.top, found, 1.0), strict=True)]

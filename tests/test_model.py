@@ -23,6 +23,7 @@ from tutelage.model import (
     Lm,
     Top,
     TrainableLayers,
+    _warn_of_slow_bf16,
     choose_dtype,
     load,
     save_lm,
@@ -203,6 +204,16 @@ def test_dtypes_by_name() -> None:
     assert choose_dtype(CPU, "fp32") == torch.float32
     assert choose_dtype(CPU, "bf16") == torch.bfloat16
     assert choose_dtype(CPU) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bf16_on_a_processor_without_fast_bf16_products_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fast: bool
+) -> None:
+    monkeypatch.setattr("tutelage.model.lays_out", lambda dtype: fast)
+    _warn_of_slow_bf16.cache_clear()
+    assert [choose_dtype(CPU, "bf16") for _ in range(2)] == [torch.bfloat16] * 2
+    assert capsys.readouterr().err.count("--dtype auto") == (0 if fast else 1)
 
 
 # ---- the same numbers as transformers ----------------------------------------------------------------------

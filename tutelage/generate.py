@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tutelage.attention import by_layer_type, positions
 from tutelage.model import Lm, Top
 from tutelage.records import UserError
-from tutelage.stepping import LAID, Laid, fit
+from tutelage.stepping import Laid, fit, lays_out
 
 BLOCK = 256  # vocabulary entries per block of the two-level search
 SHARED = 16  # tokens at the start of all prompts that are worth reading apart
@@ -118,8 +118,8 @@ def pack(module: nn.Module, rows: int, kept: dict[int, nn.Module] | None = None)
     if kept is not None and id(module) in kept:
         return kept[id(module)]
     if isinstance(module, nn.Linear):
-        fits = module.weight.dtype in LAID and module.weight.device.type == "cpu"
-        return PackedLinear(module, rows) if fits and torch.backends.mkldnn.is_available() else module
+        fits = module.weight.device.type == "cpu" and lays_out(module.weight.dtype)
+        return PackedLinear(module, rows) if fits else module
     view = copy.copy(module)
     view._modules = {n: None if m is None else pack(m, rows, kept) for n, m in module._modules.items()}
     return view

@@ -14,6 +14,8 @@ otherwise. Shape letters: B batch, T tokens, d hidden size, V vocabulary.
 from __future__ import annotations
 
 import copy
+import functools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +36,7 @@ from tutelage.attention import attention_mask, positions
 from tutelage.fetch import resolve
 from tutelage.records import UserError
 from tutelage.run import Run
+from tutelage.stepping import lays_out
 
 TrainableLayers = int | Literal["all"]
 
@@ -207,11 +210,23 @@ def choose_device() -> torch.device:
 def choose_dtype(device: torch.device, wanted: str = "auto") -> torch.dtype:
     """bf16 where the processor multiplies it natively (several times faster), else fp32."""
     if wanted != "auto":
+        if wanted == "bf16" and device.type == "cpu" and not lays_out(torch.bfloat16):
+            _warn_of_slow_bf16()
         return {"bf16": torch.bfloat16, "fp32": torch.float32}[wanted]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
+
+
+@functools.cache
+def _warn_of_slow_bf16() -> None:
+    """Once a process: the numbers are right, and slower than fp32's."""
+    print(
+        "tutelage: warning: this processor has no fast bf16 products (AVX512 or AVX-NE-CONVERT); --dtype bf16 takes "
+        "several times as long here as fp32, which --dtype auto chooses",
+        file=sys.stderr,
+    )
 
 
 def load(

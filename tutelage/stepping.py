@@ -11,6 +11,7 @@ Shape letters: B rows, d hidden size, H query heads, G key heads, D head size, S
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,6 @@ ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 BASE = {"embed_tokens", "layers", "norm", "rotary_emb"}
-LAID = (torch.float32, torch.bfloat16)
-"""Types whose weights oneDNN lays out."""
 Laid = tuple[Tensor, Tensor | None]
 """A weight laid out for oneDNN, and its bias."""
 
@@ -85,6 +84,22 @@ class LlamaStep:
         return self.base.norm(hidden)  # type: ignore[no-any-return]
 
 
+@functools.cache
+def lays_out(dtype: torch.dtype) -> bool:
+    """Whether oneDNN can lay out weights of `dtype` on this processor and multiply with them.
+
+    It depends on more than the build of torch: bf16 needs AVX512 or AVX-NE-CONVERT. So the operations are tried once.
+    """
+    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+        return False
+    x, weight, other = (torch.ones(shape, dtype=dtype) for shape in ((2, 16), (8, 16), (2, 8)))
+    try:
+        laid: Laid = torch.ops.mkldnn._reorder_linear_weight(weight, 2), None
+        return bool((product(x, laid) == 16).all() and (product(x, laid, plus=other) == 17).all())
+    except (RuntimeError, AttributeError):  # this processor, or this build of torch, does not have the operation
+        return False
+
+
 def product(
     x: Tensor, laid: Laid, *, then: str = "none", plus: Tensor | None = None, times: Tensor | None = None
 ) -> Tensor:
@@ -118,7 +133,7 @@ def fit(base: Any, packed: Any, rows: int, frozen: int, kept: dict[int, Laid]) -
 
 
 def shaped(base: Any) -> bool:
-    """Whether `base` has a Llama decoder's parts and nothing else, in fp32 or bf16 on a CPU."""
+    """Whether `base` has a Llama decoder's parts and nothing else, on a CPU that lays its weights out."""
 
     def parts(module: Any) -> set[str]:
         return {name for name, _ in module.named_children()}
@@ -127,7 +142,7 @@ def shaped(base: Any) -> bool:
     if parts(base) != BASE or getattr(config, "sliding_window", None) or getattr(config, "hidden_act", "") != "silu":
         return False
     weight = base.embed_tokens.weight
-    if weight.dtype not in LAID or weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or not lays_out(weight.dtype):
         return False
     return all(parts(y) == LAYER and parts(y.self_attn) == ATTENTION and parts(y.mlp) == MLP for y in base.layers)
 
