@@ -13,7 +13,8 @@ import pytest
 
 from tutelage import run as run_module
 from tutelage.records import UserError
-from tutelage.run import Run, digest
+from tutelage.integrity import digest
+from tutelage.run import Run
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def _sft(run: Run) -> list[Check]:
 def _reward(run: Run) -> list[Check]:
     config = load_config(RewardConfig, run.path / "config.json")
     lm = load(config.model, trainable_layers=config.trainable_layers, dtype=config.dtype)
-    network = load_scalar(run.model, lm)
+    network = load_scalar(run.intact("model"), lm)
     rankings = read_records(Ranking, config.rankings)
     shown = reward.elements_of(lm, config, [r for r in rankings if r.split == "train"][:FEW])
     if not shown:

@@ -260,7 +260,7 @@ def load(
 def folder_of(source: Path | str) -> Path | str:
     """The model folder of a run, or what `fetch.resolve` makes of a name, a folder or a hub id."""
     path = Path(source)
-    return Run.open(path).model if (path / "run.json").exists() else resolve(str(source))
+    return Run.open(path).intact("model") if (path / "run.json").exists() else resolve(str(source))
 
 
 def open_model(kind: Any, path: Path | str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:

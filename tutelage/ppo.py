@@ -279,8 +279,8 @@ def _parents(config: PpoConfig) -> dict[str, Path]:
 def networks(config: PpoConfig) -> Networks:
     """Policy and reference from the SFT run, score and value start from the reward run, all on one trunk."""
     source = Run.open(config.policy, "sft", "ppo")
-    lm = load(source.model, trainable_layers=config.trainable_layers, dtype=config.dtype)
-    reward = load_scalar(Run.open(config.reward, "reward").model, lm)
+    lm = load(source.intact("model"), trainable_layers=config.trainable_layers, dtype=config.dtype)
+    reward = load_scalar(Run.open(config.reward, "reward").intact("model"), lm)
     reference = lm.top.twin().requires_grad_(False)
     value = reward.twin()
     for part in value.top.trained_parts():

@@ -247,7 +247,7 @@ def score(one: Round, imitated: Run, judged: Run, answers: list[Run], pool: Run)
     from tutelage.scalar import load_scalar
 
     lm = load(str(imitated.path), trainable_layers=judged.config()["trainable_layers"], dtype=one.config.dtype)
-    network = load_scalar(judged.model, lm)
+    network = load_scalar(judged.intact("model"), lm)
     scores: dict[tuple[str, str], float] = {}
     for runs, path in ((answers, one.plan.heldout), ([pool], one.plan.pool)):
         said = given(runs)

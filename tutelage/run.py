@@ -1,32 +1,43 @@
 """Run: the one artefact folder every stage writes and reads. No torch here.
 
-run.json        kind, status, command, version, seed, parents, packages, machine; finished flag written last
+run.json        kind, status, command, version, seed, parents, packages, machine, what it was computed on; finished flag
+                and the digests of all files written last
 config.json     every resolved field
 metrics.jsonl   append only (docs/metrics.md); resuming cuts back what came after the checkpoint, so that a killed
 samples.jsonl   and resumed run ends with the same bytes as an uninterrupted one
 timings.jsonl   seconds, kept apart because no two runs share them
 model/ checkpoints/ and records, where the product is data
+
+One process works in a run folder at a time (`lock.py`). What is read again, a checkpoint or a finished run's files,
+must have the digest it was written with (`integrity.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from tutelage import __version__
+from tutelage.environment import continued, packages, processor
+from tutelage.integrity import GrowingDigest, broken, broken_seal, digest, digests, seal
+from tutelage.lock import LOCK, give_back, take
 from tutelage.records import UserError, write_json, write_text
 
 LOGS = ("metrics.jsonl", "samples.jsonl")
 KEPT_CHECKPOINTS = 1
+RECORD: dict[str, Any] = {"kind": str, "finished": bool, "status": str, "parents": dict, "seconds": int | float}
+RECORD |= {"result": dict, "files": dict, "computed_on": list}  # what run.json must hold, and may hold:
+OPTIONAL: dict[str, Any] = {"seconds": 0.0, "result": {}, "files": {}, "computed_on": []}
 FIRST = ("run.json", ".run.json.", "config.json", ".config.json.")  # what `Run.start` writes, in this order
 
 
@@ -37,6 +48,8 @@ class Run:
         self.path = path
         self.info = info
         self._started = time.time()
+        self._lock: FileLock | None = None
+        self._logged = {log: GrowingDigest(path / log) for log in LOGS}
 
     # ---- opening -------------------------------------------------------------------------------------------------
 
@@ -45,36 +58,40 @@ class Run:
         """Create the folder, or open it again to resume: same kind, same config, same parents, or a UserError.
 
         A run already finished is returned as it is (`run.finished`): the caller has nothing left to do. One that
-        ended before it had anything to show (a mistake in its data, say) starts anew, whatever has changed.
+        ended before it had anything to show (a mistake in its data, say) starts anew, whatever has changed. Any other
+        is this process's alone until it is finished or the process ends.
         """
-        fields = dataclasses.asdict(config)
-        digests = {name: {"path": str(p), "digest": digest(p)} for name, p in (parents or {}).items()}
-        held = {p.name for p in path.iterdir()} if path.exists() else set()
-        if held and not (_at_the_door(held) and not _is_finished(path)):
-            if "run.json" not in held:
-                raise UserError(f"{path}: not empty and not a run folder; name another folder")
-            run = cls(path, _read(path))
-            run._same(kind, json.loads(json.dumps(fields, default=str)), digests)
-            if not run.finished:
-                run.info = {k: v for k, v in run.info.items() if k != "why"} | {"status": "running"}
-                write_json(path / "run.json", run.info)
+        fields = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+        known = {name: {"path": str(p), "digest": _parent_digest(p)} for name, p in (parents or {}).items()}
+        run = cls._begun(path, kind, fields, known)
+        if run is not None and run.finished:
             return run
-        path.mkdir(parents=True, exist_ok=True)
-        info = {
-            "kind": kind,
-            "status": "running",
-            "finished": False,
-            "command": sys.argv,
-            "version": __version__,
-            "seed": fields.get("seed", 0),
-            "parents": digests,
-            "packages": _packages(),
-            "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        write_json(path / "run.json", info)
-        write_json(path / "config.json", json.loads(json.dumps(fields, default=str)))
-        return cls(path, info)
+        lock = take(path)
+        run = cls._begun(path, kind, fields, known)  # again: another process may have worked here until now
+        if run is None:
+            run = cls(path, _fresh(kind, fields, known))
+            write_json(path / "run.json", run.info)
+            write_json(path / "config.json", fields)
+        elif run.finished:
+            give_back(path, lock)
+            return run
+        else:
+            run.info = {k: v for k, v in run.info.items() if k != "why"} | {"status": "running"}
+            write_json(path / "run.json", run.info)
+        run._lock = lock
+        return run
+
+    @classmethod
+    def _begun(cls, path: Path, kind: str, fields: dict[str, Any], parents: dict[str, Any]) -> Run | None:
+        """The run that a folder holds, if it is this one; None where there is none or one with nothing to show."""
+        held = {p.name for p in path.iterdir()} - {LOCK} if path.exists() else set()
+        if not held or (_at_the_door(held) and not _is_finished(path)):
+            return None
+        if "run.json" not in held:
+            raise UserError(f"{path}: not empty and not a run folder; name another folder")
+        run = cls(path, _read(path))
+        run._same(kind, fields, parents)
+        return run
 
     @classmethod
     def open(cls, path: Path | str, *kinds: str) -> Run:
@@ -96,7 +113,7 @@ class Run:
             )
         held = self.config()
         for name in sorted((set(held) | set(fields)) - {"out"}):  # the folder itself may have been moved
-            if not _alike(held.get(name), fields.get(name)):
+            if not (_alike(held.get(name), fields.get(name)) or self._same_dtype(name, fields)):
                 raise UserError(
                     f"{self.path}: was started with {name}={held.get(name)!r}, now {fields.get(name)!r}; "
                     "repeat the first command to resume, or name another folder"
@@ -106,6 +123,11 @@ class Run:
                 raise UserError(
                     f"{self.path}: its {name} ({parent['path']}) has changed since the run began; name another folder"
                 )
+
+    def _same_dtype(self, name: str, fields: dict[str, Any]) -> bool:
+        """Whether a type is now named that "auto" stood for where the run was begun."""
+        computed = self.info.get("computed_on") or [{}]
+        return name == "dtype" and self.config().get(name) == "auto" and fields.get(name) == computed[-1].get("dtype")
 
     # ---- state ---------------------------------------------------------------------------------------------------
 
@@ -127,22 +149,34 @@ class Run:
     def config(self) -> dict[str, Any]:
         """Every resolved field of the stage's config."""
         try:
-            return dict(json.loads((self.path / "config.json").read_text()))
+            return dict(json.loads(self.intact("config.json").read_text()))
         except (FileNotFoundError, ValueError, TypeError):
             raise UserError(
-                f"{self.path / 'config.json'}: missing or damaged; it must hold the run's settings"
+                f"{self.path / 'config.json'}: missing or damaged; it must hold the run's settings. {_anew(self.path)}"
             ) from None
 
     def parent(self, name: str) -> Path:
         """Path of a parent run by its role."""
         return Path(self.info["parents"][name]["path"])
 
+    def intact(self, name: str) -> Path:
+        """A file or folder of the run. Raises UserError where a finished run's is not what it was when it finished."""
+        files = self.info.get("files", {}) if self.finished else {}
+        below = {file: sha for file, sha in files.items() if file == name or file.startswith(f"{name}/")}
+        if problem := broken(self.path, below):
+            raise UserError(f"{problem}; bring it back, or delete {self.path} and repeat the command that made it")
+        return self.path / name
+
     def finish(self, **result: Any) -> None:
-        """Write the result and, last of all, the finished flag."""
+        """Write the result, the digests of all files and, last of all, the finished flag; others may work here now."""
         seconds = round(self.info.get("seconds", 0.0) + time.time() - self._started, 2)
+        files = digests(self.path, ("run.json", "timings.jsonl", "checkpoints", LOCK))
         self.info = {**self.info, "status": "finished", "finished": True, "seconds": seconds, "result": result}
+        self.info["files"] = files
         write_json(self.path / "run.json", self.info)
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        if self._lock is not None:
+            give_back(self.path, self._lock)
 
     def stop(self, why: str) -> None:
         """Record that the stage stopped by itself before its end, with the cause."""
@@ -163,14 +197,24 @@ class Run:
             out.flush()
 
     def rows(self, file: str) -> list[dict[str, Any]]:
-        """All whole lines of a log; a torn last line (a kill mid-write) is left out."""
+        """All whole lines of a log; a torn last line (a kill mid-write) is left out. Raises UserError for a bad one."""
         try:
-            text = (self.path / file).read_text(encoding="utf-8")
+            text = self.intact(file).read_bytes()
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in text.split("\n")[:-1] if line]
+        found = []
+        for number, line in enumerate(text.split(b"\n")[:-1], start=1):
+            try:
+                found.append(dict(json.loads(line)))
+            except (ValueError, TypeError):
+                raise UserError(f"{self.path / file}, line {number}: damaged. {_anew(self.path)}") from None
+        return found
 
     # ---- checkpoints ---------------------------------------------------------------------------------------------
+
+    def computes(self, **environment: Any) -> None:
+        """Record what this process computes with: beside the settings it decides the last bits of the result."""
+        self.info["computed_on"] = [{"processor": processor(), **environment, **packages()}]
 
     def checkpoint(self, step: int, write: Any, state: dict[str, Any]) -> None:
         """Save a resumable state atomically: `write(folder)` puts tensors there, `state` is JSON, `latest` is last."""
@@ -182,9 +226,12 @@ class Run:
             shutil.rmtree(folder, ignore_errors=True)
         unfinished.mkdir()
         write(unfinished)
-        offsets = {log: _sync(self.path / log) if (self.path / log).exists() else 0 for log in LOGS}
+        sizes = {log: _sync(self.path / log) if (self.path / log).exists() else 0 for log in LOGS}
+        logs = {log: {"size": size, "sha256": self._logged[log].upto(size)} for log, size in sizes.items()}
         seconds = self.info.get("seconds", 0.0) + time.time() - self._started
-        write_json(unfinished / "state.json", {"step": step, "offsets": offsets, "seconds": seconds, **state})
+        held = {"step": step, "logs": logs, "seconds": seconds, "computed_on": self.info.get("computed_on", [])}
+        write_json(unfinished / "state.json", held | state)
+        seal(unfinished)
         for file in unfinished.iterdir():
             _sync(file)
         os.replace(unfinished, parent / name)
@@ -195,19 +242,37 @@ class Run:
                 shutil.rmtree(old, ignore_errors=True)
 
     def latest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The last whole checkpoint (folder, state), with the logs cut back to it; None to start from nothing."""
+        """The last whole checkpoint (folder, state), with the logs cut back to it; None to start from nothing.
+
+        Raises UserError where it or the logs are not what was written, or this process computes in another type.
+        """
         parent = self.path / "checkpoints"
         try:
-            folder = parent / (parent / "latest").read_text().strip()
-            state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+            name = (parent / "latest").read_text(errors="replace").strip()
         except FileNotFoundError:
             for log in LOGS:
                 (self.path / log).unlink(missing_ok=True)
+            write_json(self.path / "run.json", self.info)
             return None
-        for log, size in state["offsets"].items():
+        folder = parent / name
+        if not re.fullmatch(r"step-\d+", name) or not folder.is_dir():
+            raise UserError(f"{parent / 'latest'}: names no checkpoint. {_over(parent)}")
+        if problem := broken_seal(folder):
+            raise UserError(f"{problem}. {_over(parent)}")
+        state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+        self._logged = {log: GrowingDigest(self.path / log) for log in LOGS}
+        for log, held in state["logs"].items():
+            if self._logged[log].upto(held["size"]) != held["sha256"]:
+                raise UserError(
+                    f"{self.path / log}: {'damaged' if (self.path / log).exists() else 'missing'} (its content is not"
+                    f" what it was at the last checkpoint). {_over(parent)}"
+                )
+        self.info["computed_on"] = continued(self.path, state["computed_on"], self.info.get("computed_on", []))
+        for log, held in state["logs"].items():
             if (self.path / log).exists():
-                os.truncate(self.path / log, size)
+                os.truncate(self.path / log, held["size"])
         self.info["seconds"] = state["seconds"]
+        write_json(self.path / "run.json", self.info)
         return folder, state
 
 
@@ -231,29 +296,11 @@ def _is_finished(path: Path) -> bool:
         return False
 
 
-def digest(path: Path) -> str:
-    """What a parent is known by: the hash of its records or, for a model folder, of its config and weight sizes."""
-    sha = hashlib.sha256()
-    if path.is_file():
-        sha.update(path.read_bytes())
-    elif path.is_dir():
-        files = (p for p in path.rglob("*") if p.is_file() and "checkpoints" not in p.relative_to(path).parts)
-        for file in sorted(files):
-            if file.suffix == ".safetensors":
-                sha.update(_ends(file))
-            elif file.name not in ("timings.jsonl", "run.json", "report.html"):
-                sha.update(file.read_bytes())
-    else:
-        sha.update(str(path).encode())
-    return sha.hexdigest()[:16]
-
-
-def _ends(file: Path, span: int = 1 << 16) -> bytes:
-    """Size, header and tail of a weight file: enough to notice another one without reading gigabytes."""
-    with file.open("rb") as raw:
-        head = raw.read(span)
-        raw.seek(max(0, file.stat().st_size - span))
-        return str(file.stat().st_size).encode() + head + raw.read()
+def _parent_digest(path: Path) -> str:
+    """A parent's digest. Raises UserError for a file of a finished run that is not what it was when it finished."""
+    if path.is_file() and (path.parent / "run.json").exists():
+        Run(path.parent, _read(path.parent)).intact(path.name)
+    return digest(path)
 
 
 def _sync(path: Path) -> int:
@@ -267,22 +314,39 @@ def _sync(path: Path) -> int:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """A run's record. Raises UserError where it is missing or damaged."""
     try:
-        info: dict[str, Any] = json.loads((path / "run.json").read_text())
-        info["kind"], info["finished"], info["status"], info["parents"]
+        info = json.loads((path / "run.json").read_text())
+        whole = all(isinstance((OPTIONAL | info)[name], kind) for name, kind in RECORD.items())
+        inner = [*info["parents"].values(), *info.get("computed_on", [])]
+        if not whole or not all(isinstance(value, dict) for value in inner):
+            raise TypeError
     except FileNotFoundError:
         raise UserError(f"{path}: not a run folder (no run.json in it)") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path / 'run.json'}: damaged; it is not the record of a run") from None
-    return info
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path / 'run.json'}: damaged; it is not the record of a run. {_anew(path)}") from None
+    return dict(info)
 
 
-def _packages() -> dict[str, str]:
-    names = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
-    found = {}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+def _anew(path: Path) -> str:
+    return f"To start again delete {path}, or name another folder"
+
+
+def _over(checkpoints: Path) -> str:
+    return f"To start this run again delete {checkpoints}, or name another folder"
+
+
+def _fresh(kind: str, fields: dict[str, Any], parents: dict[str, Any]) -> dict[str, Any]:
+    """run.json of a run that begins."""
+    return {
+        "kind": kind,
+        "status": "running",
+        "finished": False,
+        "command": sys.argv,
+        "version": __version__,
+        "seed": fields.get("seed", 0),
+        "parents": parents,
+        "packages": packages(),
+        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

@@ -36,7 +36,7 @@ def open_reward(path: Path, lm: Lm | None = None) -> tuple[Lm, ScalarHead]:
     run = Run.open(path, "reward")
     held = run.config()
     opened = lm if lm is not None else load(held["model"], dtype=held["dtype"])
-    return opened, load_scalar(run.model, opened)
+    return opened, load_scalar(run.intact("model"), opened)
 
 
 def score_file(settings: ScoreConfig) -> dict[str, float]:

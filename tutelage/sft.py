@@ -154,7 +154,7 @@ def _measure(lm: Lm, config: SftConfig, held: Lowered, name: str) -> dict[str, f
 
 
 def _mean_score(lm: Lm, config: SftConfig, reward: Path, prompts: Sequence[Sequence[int]]) -> float:
-    network = load_scalar(Run.open(reward, "reward").model, lm)
+    network = load_scalar(Run.open(reward, "reward").intact("model"), lm)
     limit = min(config.max_response_tokens, 64)
     uniforms = torch.rand(limit, len(prompts), generator=generator(config.seed, "sft-score"))
     sampled = Decoder(lm, lm.top).sample(prompts, max_tokens=limit, temperature=1.0, uniforms=uniforms)

@@ -56,7 +56,7 @@ def evaluate(config: EvaluateConfig) -> Run:
 
     reward = Run.open(config.reward, "reward")
     lm = load(config.policy, trainable_layers=reward.config()["trainable_layers"], dtype=config.dtype)
-    network = load_scalar(reward.model, lm)
+    network = load_scalar(reward.intact("model"), lm)
     scores = score_answers(lm, network, prompts, answers)
     (run.path / "answers.jsonl").unlink(missing_ok=True)
     for prompt in prompts:
