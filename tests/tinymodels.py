@@ -97,10 +97,10 @@ def tiny_tokenizer(
 STAND_IN_VOCABULARY = 3000  # the prompts of the workflows then have about as many tokens as with 49,152
 
 
-def save_stand_in(cache_home: Path, name: str = "smollm2-135m") -> None:
+def save_stand_in(cache_home: Path, layers: int = 30, name: str = "smollm2-135m") -> None:
     """Put a tiny random model where the cache below `cache_home` (XDG_CACHE_HOME) keeps an embedded model.
 
-    Architecture, number of layers and context are those of SmolLM2-135M; widths and vocabulary are small. Every command
+    Architecture and context are those of SmolLM2-135M, and so is the number of layers; the rest is small. Every command
     then takes the model by its name, as for a user, in a hundredth of the time.
     """
     import json
@@ -115,7 +115,7 @@ def save_stand_in(cache_home: Path, name: str = "smollm2-135m") -> None:
     texts = [text for w in ("support", "instructions") for p in workflows.load(w).prompts for text in [p.text]]
     texts += [d.response for w in ("support", "instructions") for d in workflows.load(w).demonstrations]
     tokenizer = tiny_tokenizer(tuple(texts), STAND_IN_VOCABULARY, positions=8192)
-    shape = {"num_hidden_layers": 30, "hidden_size": 24, "intermediate_size": 48, "max_position_embeddings": 8192}
+    shape = {"num_hidden_layers": layers, "hidden_size": 24, "intermediate_size": 48, "max_position_embeddings": 8192}
     shape |= {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 8, "tie_word_embeddings": True}
     special = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = AutoConfig.for_model(
