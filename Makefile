@@ -6,12 +6,14 @@ STUDIO := .venv/.installed-studio
 DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo studio test test-slow coverage check format bench clean
+.PHONY: help install install-studio demo studio test test-slow coverage check format bench clean
 
 help: ## these lines
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target words; do printf '%-18s %s\n' "$$target" "$$words"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target words; do printf '%-21s %s\n' "$$target" "$$words"; done
 
 install: $(CORE) ## make .venv with the pinned packages (again only when their lists change)
+
+install-studio: $(STUDIO) ## the same with what the studio needs
 
 demo: $(CORE) ## the whole loop on the embedded workflow, offline after the first fetch; ends with a report
 	$(BIN)/tutelage demo
@@ -57,7 +59,7 @@ $(CORE): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(STUDIO): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[studio]'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[parquet,studio]'
 	@touch $(CORE) $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python

@@ -399,6 +399,7 @@ def test_an_unfinished_run(loop: Loop, refused: Refused, tmp_path: Path) -> None
         assert refused(words).startswith(f"{folder}: the run is not finished")
 
 
+@pytest.mark.attack("writing a run over somebody's files")
 def test_a_folder_that_holds_something_else(loop: Loop, refused: Refused, tmp_path: Path) -> None:
     write_text(tmp_path / "run" / "thesis.txt", "years of work")
     said = refused(loop.words("sft", tmp_path / "run"))
@@ -431,6 +432,7 @@ def test_settings_changed_on_resume(loop: Loop, refused: Refused, tmp_path: Path
     assert f"its demonstrations ({loop.data.demonstrations}) has changed since the run began" in said
 
 
+@pytest.mark.attack("a damaged run folder")
 @pytest.mark.parametrize("file", ["run.json", "config.json"])
 def test_a_damaged_run_folder(file: str, loop: Loop, refused: Refused, tmp_path: Path) -> None:
     folder = unfinished(loop.sft, tmp_path / "sft")
@@ -438,6 +440,7 @@ def test_a_damaged_run_folder(file: str, loop: Loop, refused: Refused, tmp_path:
     assert refused(loop.words("sft", folder)).startswith(f"{folder / file}: ")
 
 
+@pytest.mark.attack("a damaged checkpoint")
 def test_a_damaged_checkpoint(loop: Loop, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = loop.words("sft", tmp_path / "run", epochs=2)
     with monkeypatch.context() as patch:
@@ -495,6 +498,7 @@ class Bomb:
         return Path.touch, (self.trace,)
 
 
+@pytest.mark.attack("code in pickled weights")
 def test_pickled_weights_are_never_loaded(loop: Loop, refused: Refused, tmp_path: Path) -> None:
     folder, trace = tmp_path / "model", tmp_path / "exploded"
     shutil.copytree(loop.base, folder)
@@ -505,6 +509,7 @@ def test_pickled_weights_are_never_loaded(loop: Loop, refused: Refused, tmp_path
     assert not trace.exists()
 
 
+@pytest.mark.attack("a model with files missing")
 @pytest.mark.parametrize("missing", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_half_a_model(missing: str, loop: Loop, refused: Refused, tmp_path: Path) -> None:
     folder = tmp_path / "model"

@@ -204,6 +204,7 @@ MALFORMED: list[tuple[Any, Any, str]] = [
 ]
 
 
+@pytest.mark.attack("malformed rows")
 @pytest.mark.parametrize(("good", "bad", "message"), MALFORMED)
 def test_a_malformed_row_is_one_line_with_file_line_and_field(
     good: Any, bad: Any, message: str, tmp_path: Path
@@ -273,6 +274,7 @@ RAW: list[tuple[str, bytes, str]] = [
 ]
 
 
+@pytest.mark.attack("damaged and mislabelled files")
 @pytest.mark.parametrize(("name", "data", "message"), RAW)
 def test_a_damaged_file_is_one_line(name: str, data: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / name

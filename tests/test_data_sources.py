@@ -279,7 +279,7 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: py
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", refuse)
-    with pytest.raises(UserError, match=r"needs pyarrow; install it with: pip install 'tutelage\[parquet\]'"):
+    with pytest.raises(UserError, match=r"a\.parquet: reading Parquet needs the extra 'parquet'"):
         load(tmp_path / "a.parquet")
 
 

@@ -68,7 +68,9 @@ def _shape(architecture: str) -> dict[str, Any]:
     raise ValueError(f"no tiny {architecture!r}; there are {', '.join(TINY_ARCHITECTURES)}")
 
 
-def tiny_tokenizer() -> Any:
+def tiny_tokenizer(
+    texts: tuple[str, ...] = TINY_TEXT, vocabulary: int = TINY_VOCABULARY, positions: int = TINY_POSITIONS
+) -> Any:
     """A byte-level BPE tokenizer that encodes any text: `<|endoftext|>` is 0, `<|pad|>` 1, no bos."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -77,16 +79,53 @@ def tiny_tokenizer() -> Any:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=TINY_VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=["<|endoftext|>", "<|pad|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    core.train_from_iterator(TINY_TEXT, trainer)
+    core.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         eos_token="<|endoftext|>",
         pad_token="<|pad|>",
-        model_max_length=TINY_POSITIONS,
+        model_max_length=positions,
         clean_up_tokenization_spaces=False,
     )
+
+
+STAND_IN_VOCABULARY = 3000  # the prompts of the workflows then have about as many tokens as with 49,152
+
+
+def save_stand_in(cache_home: Path, layers: int = 30, name: str = "smollm2-135m") -> None:
+    """Put a tiny random model where the cache below `cache_home` (XDG_CACHE_HOME) keeps an embedded model.
+
+    Architecture and context are those of SmolLM2-135M, and so is the number of layers; the rest is small. Every command
+    then takes the model by its name, as for a user, in a hundredth of the time.
+    """
+    import json
+
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tutelage import workflows
+    from tutelage.embedded import MODELS
+    from tutelage.fetch import CONVERSION, MANIFEST
+
+    texts = [text for w in ("support", "instructions") for p in workflows.load(w).prompts for text in [p.text]]
+    texts += [d.response for w in ("support", "instructions") for d in workflows.load(w).demonstrations]
+    tokenizer = tiny_tokenizer(tuple(texts), STAND_IN_VOCABULARY, positions=8192)
+    shape = {"num_hidden_layers": layers, "hidden_size": 24, "intermediate_size": 48, "max_position_embeddings": 8192}
+    shape |= {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 8, "tie_word_embeddings": True}
+    special = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = AutoConfig.for_model(
+        "llama", vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **shape, **special
+    )
+    folder = cache_home / "tutelage" / "models" / f"{name}-{MODELS[name].version}"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    files = {path.name: {"bytes": path.stat().st_size} for path in folder.iterdir()}
+    manifest = {"name": name, "version": MODELS[name].version, "conversion": CONVERSION, "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest))

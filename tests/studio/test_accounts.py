@@ -20,6 +20,7 @@ from tutelage.studio.store import Store
 # ---- names and passwords ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack("names with control and invisible characters")
 @pytest.mark.parametrize("name", ["", "   ", "x" * 65, "a\x00b", "a\nb", "zero\u200bwidth"])
 def test_names_that_are_none(store: Store, name: str) -> None:
     with pytest.raises(UserError, match="1 to 64 characters"):
@@ -70,6 +71,7 @@ def test_a_wrong_name_or_password_opens_nothing(store: Store, name: str, passwor
     assert accounts.login(store, name, password) is None
 
 
+@pytest.mark.attack("logging in as an account that an import made")
 def test_an_account_of_an_import_has_no_password_to_guess(store: Store, made: Made) -> None:
     made.crowd(1)
     assert accounts.login(store, "labeler-1", "") is None
@@ -85,6 +87,7 @@ def test_roles_and_groups(store: Store) -> None:
         accounts.create(store, "d", PASSWORD, "labeler", "x" * 65)
 
 
+@pytest.mark.attack("two people taking one name at once")
 def test_two_at_once_cannot_take_one_name(store: Store) -> None:
     results = together(4, lambda: accounts.create(store, "Anna", PASSWORD, "labeler"))
     assert sorted(type(r).__name__ for r in results) == ["Account", "UserError", "UserError", "UserError"]
@@ -113,6 +116,7 @@ def together(count: int, act: Any) -> list[Any]:
 # ---- at rest ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack("reading passwords and tokens from the database")
 def test_neither_passwords_nor_tokens_are_in_the_database(store: Store, made: Made) -> None:
     admin = made.account("admin")
     secrets = [PASSWORD, accounts.login(store, admin.name, PASSWORD), accounts.invite(store, admin, "labeler")]
@@ -126,6 +130,7 @@ def test_neither_passwords_nor_tokens_are_in_the_database(store: Store, made: Ma
     assert [len(t) for t in tokens] == [64]
 
 
+@pytest.mark.attack("finding equal passwords by their hashes")
 def test_equal_passwords_do_not_look_equal(store: Store) -> None:
     accounts.create(store, "a", PASSWORD, "labeler")
     accounts.create(store, "b", PASSWORD, "labeler")
@@ -165,6 +170,7 @@ def test_logging_out_ends_this_session_only(store: Store, made: Made) -> None:
     assert (accounts.account_of(store, one), accounts.account_of(store, two)) == (None, me)
 
 
+@pytest.mark.attack("using a stolen session after a new password")
 def test_a_new_password_ends_all_sessions(store: Store, made: Made) -> None:
     me = made.account()
     token = accounts.open_session(store, me.id)
@@ -174,6 +180,7 @@ def test_a_new_password_ends_all_sessions(store: Store, made: Made) -> None:
     assert accounts.login(store, me.name, "another good one") is not None
 
 
+@pytest.mark.attack("logging in again with a closed account")
 def test_a_closed_account_is_out_at_once_and_stays_out(store: Store, made: Made) -> None:
     admin, me = made.account("admin"), made.account()
     token = accounts.open_session(store, me.id)
@@ -182,6 +189,7 @@ def test_a_closed_account_is_out_at_once_and_stays_out(store: Store, made: Made)
     assert accounts.login(store, me.name, PASSWORD) is None
 
 
+@pytest.mark.attack("malformed session tokens")
 @pytest.mark.parametrize("token", ["", "x", "x" * 10_000, "' OR 1=1 --"])
 def test_tokens_that_are_none(store: Store, token: str) -> None:
     assert accounts.account_of(store, token) is None
@@ -199,6 +207,7 @@ def test_sessions_that_ran_out_are_cleared_away(store: Store, made: Made, clock:
 # ---- invitations -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack("using an invitation twice")
 def test_an_invitation_is_good_once(store: Store, made: Made) -> None:
     token = accounts.invite(store, made.account("admin"), "heldout")
     joined = accounts.join(store, token, "hanna", PASSWORD)
@@ -207,6 +216,7 @@ def test_an_invitation_is_good_once(store: Store, made: Made) -> None:
         accounts.join(store, token, "otto", PASSWORD)
 
 
+@pytest.mark.attack("using an invitation after a week")
 def test_an_invitation_runs_out(store: Store, made: Made, clock: Clock) -> None:
     token = accounts.invite(store, made.account("admin"), "labeler")
     clock.move(INVITATION + 1)
@@ -214,6 +224,7 @@ def test_an_invitation_runs_out(store: Store, made: Made, clock: Clock) -> None:
         accounts.join(store, token, "hanna", PASSWORD)
 
 
+@pytest.mark.attack("using an invitation twice at the same moment")
 def test_of_two_who_use_an_invitation_at_once_one_gets_in_and_leaves_the_names_free(store: Store, made: Made) -> None:
     token = accounts.invite(store, made.account("admin"), "labeler")
     names = iter(["hanna", "otto", "ida"])
@@ -233,6 +244,7 @@ def test_a_bad_password_does_not_use_up_an_invitation(store: Store, made: Made) 
 # ---- changing accounts -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack("removing the last admin")
 def test_the_last_admin_stays(store: Store, made: Made) -> None:
     admin = made.account("admin")
     for role, active in (("labeler", True), ("admin", False)):
@@ -240,6 +252,7 @@ def test_the_last_admin_stays(store: Store, made: Made) -> None:
             accounts.change(store, admin, admin.id, role=role, team="", active=active)
 
 
+@pytest.mark.attack("two admins removing each other at the same moment")
 def test_two_admins_cannot_remove_each_other(store: Store, made: Made) -> None:
     one, two = made.account("admin"), made.account("admin")
     targets = iter([(one, two), (two, one)])

@@ -144,6 +144,7 @@ def test_every_route_has_a_line(app: FastAPI) -> None:
     assert sorted(set(MAY) - set(found)) == [], "lines in MAY without a route"
 
 
+@pytest.mark.attack("every route as nobody and as every role")
 def test_the_matrix(app: FastAPI, visit: Visit, made: Made) -> None:
     people = {role: made.account(role) for role in ROLES}
     people |= {standing: made.screened(standing) for standing in ("candidate", "declined")}
@@ -177,6 +178,7 @@ def kim_and_lee(made: Made) -> tuple[Account, Account]:
     return made.account(name="Kim"), made.account(name="Lee")
 
 
+@pytest.mark.attack("reading and changing another person's work")
 def test_nobody_reads_or_changes_anothers_work(
     store: Store, made: Made, visit: Visit, kim_and_lee: tuple[Account, Account]
 ) -> None:
@@ -208,6 +210,7 @@ def test_nobody_reads_or_changes_anothers_work(
     assert other.get(f"/people/{kim.id}").status_code == 403
 
 
+@pytest.mark.attack("submitting under another person's key")
 def test_a_submit_cannot_ride_on_anothers_key(
     store: Store, made: Made, visit: Visit, kim_and_lee: tuple[Account, Account]
 ) -> None:
@@ -223,6 +226,7 @@ def test_a_submit_cannot_ride_on_anothers_key(
     assert len(made.answers()) == 1
 
 
+@pytest.mark.attack("finding out which model wrote a response")
 def test_labelers_never_see_which_model_wrote_what(
     store: Store, made: Made, visit: Visit, kim_and_lee: tuple[Account, Account]
 ) -> None:
@@ -237,6 +241,7 @@ def test_labelers_never_see_which_model_wrote_what(
     assert not any(name in text for name in item.responses)
 
 
+@pytest.mark.attack("working on with a closed account")
 def test_a_closed_account_is_out_at_once(store: Store, visit: Visit, kim_and_lee: tuple[Account, Account]) -> None:
     kim, _ = kim_and_lee
     page = visit(kim)

@@ -26,6 +26,7 @@ TRAINS = ("/rounds", "/rounds/{number}/resume", "/values/train", "/api/playgroun
 FEW = settings(max_examples=6, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.attack("random requests to every route, as every role")
 @pytest.mark.parametrize("role", ["admin", "labeler"])
 def test_nothing_breaks(app: FastAPI, store: Store, made: Made, role: str) -> None:
     who = made.account(role)

@@ -156,6 +156,7 @@ def test_foreign_labelers_are_closed_accounts_of_their_own(store: Store, admin: 
         assert [(row.quota, row.done) for row in tx.execute(sa.select(items))] == [(2, 2)]
 
 
+@pytest.mark.attack("training on held-out labelers' rankings by importing them")
 def test_rankings_of_held_out_labelers_never_train(store: Store, admin: Account) -> None:
     row = {
         "prompt_id": "p1",
@@ -199,6 +200,7 @@ def test_one_id_for_two_texts_gets_two_ids(store: Store, admin: Account) -> None
     assert count(store, items) == 2
 
 
+@pytest.mark.attack("malformed files to import")
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -241,6 +243,7 @@ def test_a_file_that_is_wrong_is_named_in_one_line(
     assert count(store, prompts) == count(store, imports) == 0
 
 
+@pytest.mark.attack("replacing a prompt's text by importing its id again")
 def test_a_known_id_with_another_text_is_refused(store: Store, admin: Account) -> None:
     intake.bring_in(store, admin, "a.jsonl", jsonl({"id": "x", "text": "one"}))
     with pytest.raises(UserError, match=r"b.jsonl: prompt id 'x' is used for two different texts"):

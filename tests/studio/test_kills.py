@@ -82,6 +82,7 @@ def verify(store: Store, labelers: list[Labeler]) -> None:
 KILLS = {"sqlite": 35, "postgresql": 15}
 
 
+@pytest.mark.attack("killing the server while people submit")
 @pytest.mark.timeout(1200)
 def test_no_acknowledged_answer_is_lost_in_fifty_kills(
     project: Project, store: Store, made: Made, database: str

@@ -24,6 +24,7 @@ Visit = Callable[[str | Account], TestClient]
 # ---- where a request comes from --------------------------------------------------------------------------------
 
 
+@pytest.mark.attack("changes requested by the pages of another site")
 @pytest.mark.parametrize(
     ("headers", "let_in"),
     [
@@ -48,6 +49,7 @@ def test_only_our_own_pages_may_change_something(visit: Visit, headers: dict[str
     assert me.get("/", headers=headers).status_code == 200, "reading changes nothing"
 
 
+@pytest.mark.attack("logging somebody out from another site")
 def test_a_page_of_another_site_cannot_log_anybody_out(visit: Visit) -> None:
     me = visit("labeler")
     assert me.post("/logout", headers={"Origin": "http://evil.example"}).status_code == 403
@@ -57,11 +59,13 @@ def test_a_page_of_another_site_cannot_log_anybody_out(visit: Visit) -> None:
 # ---- the size of a request -------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack("a request that announces too large a body")
 def test_a_body_that_says_it_is_too_large_is_refused(client: TestClient) -> None:
     found = client.post("/login", headers={"Content-Length": str(security.LARGEST + 1)}, content=b"x")
     assert (found.status_code, found.json()["problem"]) == (413, "more than 32 MB at once")
 
 
+@pytest.mark.attack("a body that grows too large without announcing it")
 @pytest.mark.parametrize("path", ["/login", "/api/task/x/submit"])
 def test_a_body_that_does_not_say_so_is_refused_when_it_is(
     visit: Visit, monkeypatch: pytest.MonkeyPatch, path: str
@@ -77,6 +81,7 @@ def test_a_body_that_does_not_say_so_is_refused_when_it_is(
     assert found.status_code == 413
 
 
+@pytest.mark.attack("a Content-Length that is no length")
 @pytest.mark.parametrize("length", ["words", "-1", "9" * 5000])
 def test_a_length_that_is_none_breaks_nothing(client: TestClient, length: str) -> None:
     assert client.post("/login", headers={"Content-Length": length}, content=b"x").status_code < 500
@@ -102,6 +107,7 @@ def test_every_answer_carries_the_headers(client: TestClient, visit: Visit, path
         assert found.headers["cache-control"] == "no-store"
 
 
+@pytest.mark.attack("error pages without the security headers")
 def test_refused_and_broken_requests_carry_them_too(
     app: FastAPI, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +133,7 @@ def test_a_database_that_is_away_is_one_line(client: TestClient, monkeypatch: py
     assert (found.status_code, found.json()["problem"].split(" (")[0]) == (503, "the database cannot be used just now")
 
 
+@pytest.mark.attack("addresses with traversal, control characters and markup")
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("GET", "/nothing", 404), ("DELETE", "/login", 405), ("GET", "/static/../app.py", 404)],
@@ -146,6 +153,7 @@ def log_in(client: TestClient, name: str, password: str = PASSWORD, **headers: s
     return client.post("/login", data={"name": name, "password": password}, headers=headers, follow_redirects=False)
 
 
+@pytest.mark.attack("reading the session cookie from a script, sending it from another site")
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(client: TestClient, made: Made) -> None:
     me = made.account()
     plain = log_in(client, me.name).headers["set-cookie"]
@@ -154,18 +162,21 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(client: TestClien
     assert "Secure" in proxied
 
 
+@pytest.mark.attack("fixing a session before the login")
 def test_each_login_is_a_session_of_its_own(client: TestClient, made: Made, store: Store) -> None:
     me = made.account()
     tokens = {log_in(client, me.name).cookies[COOKIE] for _ in range(2)}
     assert len(tokens) == 2 and all(accounts.account_of(store, t) == me for t in tokens)
 
 
+@pytest.mark.attack("a form field of more than a megabyte")
 def test_a_field_of_more_than_a_megabyte_is_told_in_plain_words(visit: Visit) -> None:
     file = {"file": ("a.jsonl", b'{"prompt": "Say hello"}')}
     refused = visit("admin").post("/prompts/import", files=file, data={"note": "x" * 1_100_000})
     assert refused.status_code == 400 and "holds more than 1 MB" in refused.text
 
 
+@pytest.mark.attack("using a session after its logout")
 def test_logging_out_ends_the_session_on_the_server(visit: Visit, store: Store) -> None:
     me = visit("labeler")
     token = me.cookies[COOKIE]
@@ -194,6 +205,7 @@ def test_a_wrong_password_costs_only_the_password(client: TestClient, made: Made
     assert 'value="Élodie &#34;E&#34; &lt;b&gt;"' in answer.text
 
 
+@pytest.mark.attack("guessing passwords")
 def test_ten_wrong_passwords_are_enough_for_a_minute(client: TestClient, made: Made) -> None:
     me = made.account()
     found = [log_in(client, me.name, "wrong password").status_code for _ in range(11)]
@@ -201,6 +213,7 @@ def test_ten_wrong_passwords_are_enough_for_a_minute(client: TestClient, made: M
     assert log_in(client, me.name.upper()).status_code == 429, "not even the right one, however the name is written"
 
 
+@pytest.mark.attack("finding out which names have accounts")
 def test_nothing_tells_a_known_name_from_an_unknown_one(client: TestClient, made: Made) -> None:
     me = made.account()
     known, unknown = log_in(client, me.name, "wrong password"), log_in(client, "nobody", "wrong password")
@@ -213,12 +226,14 @@ def test_nothing_tells_a_known_name_from_an_unknown_one(client: TestClient, made
 SETUP = {"name": "anna", "password": PASSWORD}
 
 
+@pytest.mark.attack("setting a studio up a second time")
 def test_the_first_visitor_on_this_machine_becomes_the_admin_once(client: TestClient, store: Store) -> None:
     assert client.post("/setup", data=SETUP, follow_redirects=False).status_code == 303
     assert accounts.has_admin(store)
     assert client.post("/setup", data=SETUP | {"name": "eve"}).status_code == 403
 
 
+@pytest.mark.attack("setting up somebody else's fresh studio")
 @pytest.mark.parametrize(
     ("address", "base"),
     [("192.168.1.7", "http://localhost:8400"), ("127.0.0.1", "http://evil.example:8400")],
@@ -231,6 +246,7 @@ def test_nobody_else_becomes_the_admin(app: FastAPI, store: Store, address: str,
     assert not accounts.any_account(store)
 
 
+@pytest.mark.attack("reaching the setup page over the network")
 def test_a_studio_that_others_can_reach_has_no_setup_page(project: Project, store: Store) -> None:
     app = build(project, store, local=False)
     here = TestClient(app, base_url="http://localhost:8400", client=("127.0.0.1", 50_000))
@@ -238,6 +254,7 @@ def test_a_studio_that_others_can_reach_has_no_setup_page(project: Project, stor
     assert not accounts.any_account(store)
 
 
+@pytest.mark.attack("a studio open to others before it has an admin")
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "studio.example", ""])
 def test_a_studio_that_others_can_reach_does_not_start_without_an_admin(
     project: Project, store: Store, database: str, made: Made, host: str
@@ -266,6 +283,7 @@ def test_which_addresses_are_this_machine(name: str, local: bool) -> None:
     assert security.loopback(name) is local
 
 
+@pytest.mark.attack("joining without an invitation")
 def test_an_invitation_page_needs_its_token(client: TestClient, made: Made, store: Store) -> None:
     token = accounts.invite(store, made.account("admin"), "labeler")
     assert client.get(f"/join/{token}").status_code == 200
@@ -282,6 +300,7 @@ def test_bad_words_in_a_form_are_one_line(client: TestClient, made: Made) -> Non
     assert found.status_code < 500
 
 
+@pytest.mark.attack("reading internals from an error page")
 def test_errors_go_to_the_terminal_and_not_to_the_page(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -425,7 +425,7 @@ def test_a_write_ahead_log_that_another_process_turns_on_is_waited_for(said: str
 
 def test_postgresql_without_its_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(UserError, match=r"pip install 'tutelage\[postgres\]'"):
+    with pytest.raises(UserError, match="PostgreSQL needs the extra 'postgres'"):
         connect("postgresql://user@host/name")
 
 

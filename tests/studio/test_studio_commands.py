@@ -67,7 +67,7 @@ def test_a_missing_extra_is_one_line(
     monkeypatch.setitem(sys.modules, "sqlalchemy", None)
     capsys.readouterr()
     bare = {"account": ["anna"], "backup": ["b"], "restore": ["b"], "export": ["o"]}.get(name, [])
-    assert "pip install 'tutelage[studio]'" in says(capsys, name, folder, *bare, code=2)
+    assert "the studio needs the extra 'studio'" in says(capsys, name, folder, *bare, code=2)
 
 
 def test_init_says_what_comes_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tutelage import extras
 from tutelage.data.intake import Intake, kind_of
 from tutelage.data.shapes import Shape, shape_of
 from tutelage.records import SPLITS, Demonstration, FieldError, Prompt, Ranking, UserError
@@ -258,9 +259,7 @@ def _parquet_rows(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, An
         parquet: Any = importlib.import_module("pyarrow.parquet")
         arrow: Any = importlib.import_module("pyarrow")
     except ImportError:
-        raise UserError(
-            f"{path}: reading Parquet needs pyarrow; install it with: pip install 'tutelage[parquet]'"
-        ) from None
+        raise extras.missing(f"{path}: reading Parquet", "parquet") from None
     number = 0
     try:
         for batch in parquet.ParquetFile(io.BytesIO(file.read())).iter_batches(batch_size=1024):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tutelage import extras
 from tutelage.records import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ EXTRA = (
     *("alembic", "argon2", "fastapi", "jinja2", "limits", "markdown_it"),
     *("nh3", "orjson", "sqlalchemy", "ulid", "uvicorn"),
 )
-"""What `pip install 'tutelage[studio]'` brings, by the names it is imported under."""
+"""What the extra `studio` installs, by the names it is imported under."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +227,7 @@ def _load(name: str) -> Any:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in EXTRA:
             raise
-        raise UserError("the studio's packages are not installed: pip install 'tutelage[studio]'") from None
+        raise extras.missing("the studio", "studio") from None
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DatabaseError, DataError, OperationalError
 
+from tutelage import extras
 from tutelage.records import UserError
 from tutelage.studio.schema import HEAD, VERSIONS
 
@@ -190,7 +191,7 @@ def connect(url: str) -> Engine:
         room = {"pool_size": 20, "max_overflow": 30}
         engine = sa.create_engine(parsed, connect_args=given, json_deserializer=orjson.loads, **room)
     except ModuleNotFoundError:
-        raise UserError("PostgreSQL needs psycopg: pip install 'tutelage[postgres]'") from None
+        raise extras.missing("PostgreSQL", "postgres") from None
     sa.event.listen(engine, "connect", _settle)
     sa.event.listen(engine, "begin", _begin)
     return engine
