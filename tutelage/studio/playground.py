@@ -25,6 +25,7 @@ from tutelage.studio.desk import shorten
 from tutelage.studio.ids import new_id
 from tutelage.studio.project import Project
 from tutelage.studio.schema import prompts, votes
+from tutelage.studio.statements import ASIDE_PROMPTS
 from tutelage.studio.store import Store
 
 LONGEST = 20_000
@@ -190,7 +191,7 @@ def examples(store: Store) -> dict[str, list[tuple[str, str]]]:
     order = sa.case((prompts.c.split == "test", 0), (prompts.c.split == "valid", 1), else_=2)
     place = sa.func.row_number().over(partition_by=prompts.c.use_case, order_by=(order, prompts.c.id)).label("place")
     ranked = sa.select(prompts.c.use_case, prompts.c.text, place).where(
-        sa.func.length(prompts.c.text) <= LONGEST_EXAMPLE
+        sa.func.length(prompts.c.text) <= LONGEST_EXAMPLE, prompts.c.id.not_in(ASIDE_PROMPTS)
     )
     inner = ranked.subquery()
     query = sa.select(inner).where(inner.c.place <= EXAMPLES).order_by(inner.c.use_case, inner.c.place)

@@ -235,7 +235,7 @@ def loads(text: str | bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
-        return json.loads(text, parse_int=float)
+        return json.loads(text)
 
 
 def _settle(raw: sqlite3.Connection, _: Any) -> None:
