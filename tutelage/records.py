@@ -49,6 +49,11 @@ RATING_FLAGS = (
 MAX_RANKED = 9
 """The paper ranks K = 4 to 9 responses; 2 and 3 are accepted for outside data."""
 
+LARGEST = 2**53 - 1
+"""Numbers are no larger than this: beyond it JSON readers, databases and Parquet differ in what they make of them."""
+DEEPEST = 100
+"""Levels of lists and objects within each other, at most: writers of JSON give up at some 250."""
+
 
 class UserError(Exception):
     """A mistake in what the user gave: shown as one line, exit code 2, never a traceback."""
@@ -77,6 +82,8 @@ class Prompt:
         _need(self.use_case in USE_CASES, "use_case", f"is {self.use_case!r}; expected one of {', '.join(USE_CASES)}")
         _need(self.kind in PROMPT_KINDS, "kind", f"is {self.kind!r}; expected one of {', '.join(PROMPT_KINDS)}")
         _need(self.split in SPLITS, "split", f"is {self.split!r}; expected one of {', '.join(SPLITS)}")
+        for i, check in enumerate(self.checks):
+            _bounded(f"checks[{i}]", check)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +113,10 @@ class Response:
     tokens: int = 0
     ended: bool = True
     sampling: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _bounded("tokens", self.tokens)
+        _bounded("sampling", self.sampling)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +155,11 @@ class Ranking:
         _need(self.prompt.strip() != "", "prompt", "is empty")
         _need(2 <= k <= MAX_RANKED, "responses", f"has {k} entries; a ranking needs 2 to {MAX_RANKED}")
         _need(len(self.ranks) == k, "ranks", f"has {len(self.ranks)} entries for {k} responses")
-        _need(all(r >= 1 for r in self.ranks), "ranks", "must be 1 (best) or more")
+        places = sorted(set(self.ranks))
+        dense = places == list(range(1, len(places) + 1))
+        _need(dense, "ranks", "must be 1 for the best, then 2 and so on without a gap; equal ranks are ties")
+        for name in ("order_seed", "form_version", "seconds"):
+            _bounded(name, getattr(self, name))
         _need(len(self.ratings) in (0, k), "ratings", f"has {len(self.ratings)} entries for {k} responses")
         _need(self.split in SPLITS, "split", f"is {self.split!r}; expected one of {', '.join(SPLITS)}")
 
@@ -169,6 +184,40 @@ class FieldError(ValueError):
 def _need(ok: bool, name: str, problem: str) -> None:
     if not ok:
         raise FieldError(name, problem)
+
+
+def _bounded(name: str, value: Any) -> None:
+    """Raise FieldError where a number within a decoded value is beyond LARGEST, or it is nested beyond DEEPEST."""
+    if isinstance(value, dict | list):
+        shallow(value, name)
+    waiting = [(name, value)]
+    while waiting:
+        where, found = waiting.pop()
+        if isinstance(found, int | float) and not -LARGEST <= found <= LARGEST:
+            raise FieldError(where, "is a number beyond 2^53 - 1")
+        if isinstance(found, dict):
+            waiting += [(f"{where}.{key}", inner) for key, inner in found.items()]
+        elif isinstance(found, list | tuple):
+            waiting += [(f"{where}[{i}]", inner) for i, inner in enumerate(found)]
+
+
+def shallow(value: Any, name: str = "") -> None:
+    """Raise FieldError where a decoded value is nested beyond DEEPEST, naming the field; `name` is the value's own."""
+    parts = value.items() if isinstance(value, dict) and not name else [(name or "(row)", value)]
+    for where, part in parts:
+        level = [part]
+        for _ in range(DEEPEST):
+            level = [inner for one in level for inner in _inner(one) if isinstance(inner, dict | list)]
+            if not level:
+                break
+        else:
+            raise FieldError(where, f"is nested more than {DEEPEST} levels deep")
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 _NESTED: dict[tuple[type, str], type] = {(Ranking, "responses"): Response, (Ranking, "ratings"): Rating}
@@ -236,7 +285,11 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 if not raw.strip():
                     continue
                 try:
-                    yield number, json.loads(raw.rstrip(), parse_constant=_not_a_number)
+                    row = json.loads(raw.rstrip(), parse_constant=_not_a_number)
+                    shallow(row)
+                    yield number, row
+                except FieldError as error:
+                    raise UserError(f"{path}, line {number}: {error}") from None
                 except UnicodeDecodeError:
                     raise UserError(f"{path}, line {number}: not UTF-8 text") from None
                 except json.JSONDecodeError as error:

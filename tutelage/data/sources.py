@@ -22,8 +22,9 @@ from typing import Any, TypeVar
 
 from tutelage import extras
 from tutelage.data.intake import Intake, kind_of
+from tutelage.data.room import DISK, Room, declared, unpacked, weighed, within
 from tutelage.data.shapes import Shape, shape_of
-from tutelage.records import SPLITS, Demonstration, FieldError, Prompt, Ranking, UserError
+from tutelage.records import SPLITS, Demonstration, FieldError, Prompt, Ranking, UserError, shallow
 
 Filed = TypeVar("Filed", Demonstration, Ranking)
 
@@ -84,13 +85,16 @@ def sniff(path: Path | str) -> str:
     raise UserError(f"{path}: has no rows")
 
 
-def load(path: Path | str) -> Imported:
-    """All records of a file. Raises UserError naming file, line and field of the first row that is wrong."""
+def load(path: Path | str, room: Room = DISK) -> Imported:
+    """All records of a file. Raises UserError naming file, line and field of the first row that is wrong.
+
+    room: how much the file may hold.
+    """
     path = Path(path)
     intake = Intake(source=path.name)
     shape: Shape | None = None
     flat = _is_flat(path)
-    for where, row in read_table(path):
+    for where, row in read_table(path, room):
         shape = shape or _shape(path, where, row)
         try:
             if not isinstance(row, str if shape.bare else dict):
@@ -137,17 +141,25 @@ def _typed(row: Any, shape: Shape) -> Any:
         if kinds.get(name, "str") != "str":
             try:
                 typed[name] = json.loads(cell)
+                shallow(typed[name], name)
+            except FieldError:
+                raise
             except (ValueError, RecursionError):
                 raise FieldError(name, f"holds {cell[:40]!r}, expected JSON") from None
     return typed
 
 
-def read_table(path: Path) -> Iterator[tuple[str, Any]]:
+def read_table(path: Path, room: Room = DISK) -> Iterator[tuple[str, Any]]:
     """(where, decoded row) of each row; `where` is "line 3", "row 3" or "item 3". Raises UserError."""
     try:
         with path.open("rb") as file:
             packed = file.peek(2)[:2] == b"\x1f\x8b"
-            yield from _rows(path, io.BufferedReader(gzip.GzipFile(fileobj=file)) if packed else file)
+            for where, row in within(path, room, _rows(path, unpacked(path, file, room) if packed else file, room)):
+                try:
+                    shallow(row)
+                except FieldError as error:
+                    raise UserError(f"{path}, {where}: {error}") from None
+                yield where, row
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise UserError(f"{path}: damaged gzip file") from None
     except FileNotFoundError:
@@ -158,10 +170,10 @@ def read_table(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path}: may not be read (permission denied)") from None
 
 
-def _rows(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, Any]]:
+def _rows(path: Path, file: io.BufferedReader, room: Room) -> Iterator[tuple[str, Any]]:
     start = file.peek(64)[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(b"PAR1") or _suffix(path) == ".parquet":
-        return _parquet_rows(path, file)
+        return _parquet_rows(path, file, room)
     if _is_flat(path):
         return _csv_rows(path, file, "\t" if _suffix(path) == ".tsv" else ",")
     if _suffix(path) not in (".jsonl", ".json", ".ndjson", ""):
@@ -253,7 +265,7 @@ def _header(where: str, cells: list[str]) -> list[str]:
     return names
 
 
-def _parquet_rows(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, Any]]:
+def _parquet_rows(path: Path, file: io.BufferedReader, room: Room) -> Iterator[tuple[str, Any]]:
     """Rows of a Parquet file; null values count as absent."""
     try:
         parquet: Any = importlib.import_module("pyarrow.parquet")
@@ -262,10 +274,12 @@ def _parquet_rows(path: Path, file: io.BufferedReader) -> Iterator[tuple[str, An
         raise extras.missing(f"{path}: reading Parquet", "parquet") from None
     number = 0
     try:
-        for batch in parquet.ParquetFile(io.BytesIO(file.read())).iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"row {number}", _present(row)
+        opened = parquet.ParquetFile(file if file.seekable() else io.BytesIO(file.read()))
+        declared(path, opened.metadata, room)
+        batches = opened.iter_batches(batch_size=64)  # a row can be a megabyte long
+        for row in weighed(path, room, (row for batch in batches for row in batch.to_pylist())):
+            number += 1
+            yield f"row {number}", _present(row)
     except arrow.ArrowException as error:
         raise UserError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
 

@@ -6,10 +6,10 @@ There is no default password and no way around the login: the first account is m
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import secrets
-import threading
 import unicodedata
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +27,8 @@ from tutelage.records import UserError
 from tutelage.studio.ids import new_id
 from tutelage.studio.places import log, release
 from tutelage.studio.schema import ROLES, accounts, invitations, login_of, sessions, settings
-from tutelage.studio.store import Store
+from tutelage.studio.store import Store, Unavailable
+from tutelage.studio.turns import Turns
 
 DAY = 86_400.0
 SESSION = 14 * DAY
@@ -44,13 +45,23 @@ SCREENED_FIRST = "screened-first"
 TRIES = RateLimitItemPerMinute(10)
 """Failed logins per minute, for one name and for one address."""
 
+HASHES_WAITING, HASH_SECONDS = 16, 4.0
+"""How many may wait to have a password hashed, and how long."""
+
 _hasher = PasswordHasher()
+_hashing = Turns(2, waiting=HASHES_WAITING, seconds=HASH_SECONDS)  # each hash takes 64 MB
 
 
 @functools.cache
 def _nobody() -> str:
     """Verified for unknown names, so that they take as long."""
     return _hasher.hash(secrets.token_hex(16))
+
+
+def _hash(password: str) -> str:
+    """A password as it is kept. Raises Busy."""
+    with _hashing:
+        return _hasher.hash(password)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +98,12 @@ class Account:
 class Throttle:
     """Failed logins, counted per name and per address in the process's memory.
 
-    `turn` is held while a password is tried: two at a time, because each takes 64 MB, and because those who come all
-    at once shall be counted too.
+    `turn` is held while a password is tried: two at a time, so that those who come all at once are counted too.
     """
 
     def __init__(self) -> None:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
-        self.turn = threading.BoundedSemaphore(2)
+        self.turn = Turns(2, waiting=HASHES_WAITING, seconds=HASH_SECONDS)
 
     def blocked(self, *keys: str) -> bool:
         """Whether one of the keys has failed too often within a minute."""
@@ -126,7 +136,7 @@ def _fresh(store: Store, name: str, password: str, role: str, team: str) -> tupl
     name = name.strip()
     if not 1 <= len(name) <= 64 or not name.isprintable():
         raise UserError("the name must have 1 to 64 characters, none of them invisible")
-    hashed = _hasher.hash(_good(password, name))
+    hashed = _hash(_good(password, name))
     made = Account(new_id(store.clock()), name, role, team_for(role, team))
     row = {"id": made.id, "name": name, "login": as_login(name), "password": hashed, "role": role, "team": made.team}
     return made, row | {"active": True, "created": store.clock()}
@@ -198,7 +208,8 @@ def login(store: Store, name: str, password: str) -> str | None:
         row = tx.execute(sa.select(accounts).where(accounts.c.login == as_login(name))).first()
     try:
         hashed = row.password if row is not None and row.active else _nobody()
-        _hasher.verify(hashed, unicodedata.normalize("NFC", password))
+        with _hashing:
+            _hasher.verify(hashed, unicodedata.normalize("NFC", password))
     except (VerificationError, InvalidHashError):
         return None
     return None if row is None or not row.active else open_session(store, row.id)
@@ -232,7 +243,8 @@ def account_of(store: Store, token: str) -> Account | None:
         return None
     now = store.clock()
     if now - row.seen > SEEN_EVERY:
-        with store.write() as tx:
+        # Reading a page must not wait for a database that is busy, nor fail with a full disk: the next one tries again.
+        with contextlib.suppress(Unavailable), store.write(wait=0.1) as tx:
             mine = sessions.c.token == _digest(token)
             tx.execute(sessions.update().where(mine).values(seen=now, expires=now + SESSION))
     return _account(row)
@@ -333,7 +345,7 @@ def set_password(store: Store, account: str, password: str, by: Account | None =
     """
     with store.read() as tx:
         name = tx.execute(sa.select(accounts.c.name).where(accounts.c.id == account)).scalar_one()
-    hashed = _hasher.hash(_good(password, name))
+    hashed = _hash(_good(password, name))
     with store.write() as tx:
         tx.execute(accounts.update().where(accounts.c.id == account).values(password=hashed))
         tx.execute(sessions.delete().where(sessions.c.account_id == account))

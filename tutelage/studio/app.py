@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,10 +22,12 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from tutelage.records import FieldError, UserError
 from tutelage.studio import accounts, markdown
 from tutelage.studio.accounts import Account, Throttle
+from tutelage.studio.limits import ACCOUNT, AGAIN, Limits
 from tutelage.studio.project import Project
 from tutelage.studio.queue import Gone
 from tutelage.studio.security import HEADERS, Guard
 from tutelage.studio.store import Store, Unavailable
+from tutelage.studio.turns import Busy
 
 COOKIE = "tutelage_session"
 HERE = Path(__file__).parent
@@ -41,15 +44,15 @@ def build(project: Project, store: Store, *, local: bool = True) -> FastAPI:
     app = FastAPI(title="Tutelage studio", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.project, app.state.store, app.state.local = project, store, local
     app.state.throttle, app.state.templates = Throttle(), environment()
-    app.add_middleware(Guard)
+    app.add_middleware(Limits, visitor=visitor, login=_logged_out, refuse=_sorry)
+    app.add_middleware(Guard)  # the outermost, so that whatever is refused has its headers
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     for router in ROUTERS:
         app.include_router(router)
     app.add_exception_handler(Login, _to_login)
-    app.add_exception_handler(UserError, _problem(400))
+    app.add_exception_handler(UserError, _sorry)
     app.add_exception_handler(FieldError, _problem(422))
     app.add_exception_handler(Gone, _problem(409))
-    app.add_exception_handler(Unavailable, _problem(503))
     app.add_exception_handler(AnyHTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(Exception, _broken)
@@ -93,6 +96,9 @@ def project_of(request: Request) -> Project:
 
 def visitor(request: Request) -> Account | None:
     """Who is logged in, if anybody."""
+    if ACCOUNT in request.scope:  # `Limits` looked them up
+        known: Account | None = request.scope[ACCOUNT]
+        return known
     token = request.cookies.get(COOKIE)
     return accounts.account_of(store_of(request), token) if token else None
 
@@ -155,6 +161,10 @@ def wants_json(request: Request) -> bool:
 
 
 def _to_login(request: Request, _: Exception) -> Response:
+    return _logged_out(request)
+
+
+def _logged_out(request: Request) -> Response:
     if wants_json(request):
         return JSONResponse({"problem": "you are logged out; log in in another tab, nothing written here is lost"}, 401)
     if request.headers.get("content-length", "0") != "0":  # a filled form: a redirect would throw it away
@@ -162,13 +172,27 @@ def _to_login(request: Request, _: Exception) -> Response:
     return RedirectResponse("/login", 303)
 
 
-def _problem(status: int) -> Callable[[Request, Exception], Response]:
+def _problem(status: int, headers: Mapping[str, str] | None = None) -> Callable[[Request, Exception], Response]:
     def answer(request: Request, error: Exception) -> Response:
         if wants_json(request):
-            return JSONResponse({"problem": str(error)}, status)
-        return page(request, "problem.html", visitor(request), status, problem=str(error))
+            return JSONResponse({"problem": str(error)}, status, headers)
+        account = None
+        with contextlib.suppress(Unavailable):
+            account = visitor(request)
+        found = page(request, "problem.html", account, status, problem=str(error))
+        found.headers.update(headers or {})
+        return found
 
     return answer
+
+
+def _sorry(request: Request, error: Exception) -> Response:
+    """What may not be, or may not be now; `Limits` refuses with it too."""
+    if isinstance(error, AnyHTTPException):
+        return _refused(request, error)
+    if isinstance(error, Busy):
+        return _problem(429, AGAIN)(request, error)
+    return (_problem(503, AGAIN) if isinstance(error, Unavailable) else _problem(400))(request, error)
 
 
 def _refused(request: Request, error: Exception) -> Response:
@@ -177,7 +201,7 @@ def _refused(request: Request, error: Exception) -> Response:
     detail = str(error.detail if isinstance(error, HTTPException) else said.get(error.status_code, error.detail))
     if "exceeded maximum size of 1024KB" in detail:  # Starlette's words; it calls a field a part, or a field
         detail = "one field of the form holds more than 1 MB; bring long texts in as a file"
-    return _problem(error.status_code)(request, UserError(detail))
+    return _problem(error.status_code, error.headers)(request, UserError(detail))
 
 
 def _malformed(request: Request, error: Exception) -> Response:

@@ -31,6 +31,7 @@ from tutelage.studio.schema import (
     items,
     prompts,
 )
+from tutelage.studio.statements import ASIDE_PROMPTS
 from tutelage.studio.store import Store
 
 Rows = Iterable[tuple[str, Sequence[Response]]]
@@ -115,6 +116,7 @@ def _candidates(
 ) -> list[tuple[str, str]]:
     """(id, use case) of the prompts that may be chosen, oldest first."""
     query = sa.select(prompts.c.id, prompts.c.use_case).order_by(prompts.c.created, prompts.c.id)
+    query = query.where(prompts.c.id.not_in(ASIDE_PROMPTS))
     if split != "all":
         query = query.where(prompts.c.split == split)
     if use_cases:

@@ -10,6 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
 from tutelage.records import Prompt
+from tutelage.studio import aside
+from tutelage.studio.aside import Aside
 from tutelage.studio.harvest import answer_ids
 from tutelage.studio.intake import prompt_of
 from tutelage.studio.schema import accounts, answers, batches, imports, items, prompts, responses
@@ -40,6 +42,7 @@ class Found:
     """One page of a list."""
 
     lines: list[Prompt]
+    aside: dict[str, Aside]
     total: int
     start: int
 
@@ -71,7 +74,8 @@ def find(store: Store, filters: Filters) -> Found:
         rows = tx.execute(
             query.order_by(prompts.c.created.desc(), prompts.c.id).offset(filters.start).limit(PAGE)
         ).all()
-    return Found([prompt_of(row) for row in rows], int(total), filters.start)
+        left = aside.find(tx, [row.id for row in rows])
+    return Found([prompt_of(row) for row in rows], left, int(total), filters.start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,8 @@ def imported(store: Store, name: str = "") -> list[Import]:
 class Answered:
     """One answer to a prompt. `ranked`: (rank, model, text) of each response, best first; empty for a demonstration."""
 
+    id: str
+    aside: Aside | None
     labeler: str
     account: str
     kind: str
@@ -129,6 +135,7 @@ class Whole:
     """A prompt with all its answers."""
 
     prompt: Prompt
+    aside: Aside | None
     created: float
     answers: list[Answered]
 
@@ -139,7 +146,7 @@ def one(store: Store, name: str) -> Whole | None:
         row = tx.execute(sa.select(prompts).where(prompts.c.id == name)).first()
         if row is None:
             return None
-        return Whole(prompt_of(row), row.created, _answers(tx, name))
+        return Whole(prompt_of(row), aside.find(tx, [name]).get(name), row.created, _answers(tx, name))
 
 
 def _answers(tx: Connection, prompt: str) -> list[Answered]:
@@ -149,9 +156,11 @@ def _answers(tx: Connection, prompt: str) -> list[Answered]:
             sa.select(responses.c.id, responses.c.model, responses.c.text).where(responses.c.prompt_id == prompt)
         )
     }
-    latest = answer_ids(tx, ("demonstrate", "compare", "judge"), prompt=prompt)
+    latest = answer_ids(tx, ("demonstrate", "compare", "judge"), prompt=prompt, all_of_them=True)
+    left = aside.find(tx, latest)
     query: sa.Select[Any] = (
         sa.select(
+            answers.c.id,
             answers.c.body,
             answers.c.account_id,
             accounts.c.name,
@@ -165,10 +174,10 @@ def _answers(tx: Connection, prompt: str) -> list[Answered]:
         .where(answers.c.id.in_(latest))
         .order_by(answers.c.id)
     )
-    return [_answered(row, texts) for row in tx.execute(query)]
+    return [_answered(row, texts, left.get(row.id)) for row in tx.execute(query)]
 
 
-def _answered(row: Row[Any], texts: dict[str, tuple[str, str]]) -> Answered:
+def _answered(row: Row[Any], texts: dict[str, tuple[str, str]], left: Aside | None) -> Answered:
     ranked = [(rank, *texts[name]) for rank, name in zip(row.body.get("ranks", ()), row.responses, strict=True)]
     text = row.body.get("response") or row.body.get("edited", "")
-    return Answered(row.name, row.account_id, row.kind, row.batch, row.batch_id, text, sorted(ranked))
+    return Answered(row.id, left, row.name, row.account_id, row.kind, row.batch, row.batch_id, text, sorted(ranked))

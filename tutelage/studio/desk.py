@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 from tutelage.studio import queue
 from tutelage.studio.accounts import Account
 from tutelage.studio.schema import answers, assignments, batches, items, prompts
+from tutelage.studio.statements import ASIDE_PROMPTS
 from tutelage.studio.store import Store
 
 LATEST = 10
@@ -114,7 +115,7 @@ def _left(tx: Connection, me: Account, kind: str, screening: bool) -> int:
         .select_from(items.join(batches))
         .where(batches.c.kind == kind, batches.c.screening == screening)
         .where(batches.c.open, batches.c.team.in_(("", me.team)))
-        .where(sa.or_(sa.and_(items.c.free, ~mine), in_hand))
+        .where(sa.or_(sa.and_(items.c.free, ~mine, items.c.prompt_id.not_in(ASIDE_PROMPTS)), in_hand))
     )
     return int(tx.execute(query).scalar_one())
 

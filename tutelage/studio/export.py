@@ -27,6 +27,7 @@ from tutelage.studio.filing import chunks
 from tutelage.studio.harvest import answer_ids, harvest, pseudonym
 from tutelage.studio.intake import prompt_of
 from tutelage.studio.schema import actions, answers, prompts, votes
+from tutelage.studio.statements import ASIDE_PROMPTS
 from tutelage.studio.store import Store
 
 GROUP = 1000
@@ -145,7 +146,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _write_prompts(tx: Connection, folder: Path) -> int:
-    ids = sorted(tx.execute(sa.select(prompts.c.id)).scalars())
+    ids = sorted(tx.execute(sa.select(prompts.c.id).where(prompts.c.id.not_in(ASIDE_PROMPTS))).scalars())
     with _open(folder / "prompts.jsonl") as file:
         for part in chunks(ids):
             found = {row.id: row for row in tx.execute(sa.select(prompts).where(prompts.c.id.in_(part))).all()}

@@ -8,19 +8,22 @@ one database, and leads nowhere outside it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
-from tutelage.records import Demonstration, Ranking, Rating, Response
+from tutelage.records import Demonstration, FieldError, Ranking, Rating, Response, UserError
 from tutelage.studio.filing import chunks
 from tutelage.studio.schema import accounts, answers, batches, items, prompts, responses
+from tutelage.studio.statements import ASIDE_ANSWERS, ASIDE_PROMPTS
 from tutelage.studio.store import Store
 
 
@@ -49,10 +52,12 @@ def answer_ids(
     batch: str = "",
     prompt: str = "",
     screening: bool = False,
+    all_of_them: bool = False,
 ) -> list[str]:
     """Ids of the latest answers of batches of these kinds, in a fixed order. Empty filters let everything through.
 
-    screening: of the screening batches, and of no others; else of all others, and of none of those.
+    screening: of the screening batches, and of no others; else of all others, and of none of those. all_of_them: those
+    too that were set aside.
     """
     later = answers.alias("later")
     newer = sa.exists().where(
@@ -66,6 +71,8 @@ def answer_ids(
         .where(batches.c.kind.in_(kinds), batches.c.screening == screening, ~newer)
         .order_by(answers.c.id)
     )
+    if not all_of_them:
+        query = query.where(answers.c.id.not_in(ASIDE_ANSWERS), items.c.prompt_id.not_in(ASIDE_PROMPTS))
     if teams:
         query = query.join(accounts, accounts.c.id == answers.c.account_id).where(accounts.c.team.in_(teams))
     if batch:
@@ -80,12 +87,24 @@ def harvest(tx: Connection, ids: Sequence[str]) -> Iterator[Harvested]:
     for part in chunks(ids):
         rows = {row.id: row for row in tx.execute(_query().where(answers.c.id.in_(part))).all()}
         wanted = sorted({name for row in rows.values() for name in row.responses})
-        texts: dict[str, Response] = {}
+        texts: dict[str, Row[Any]] = {}
         for names in chunks(wanted):
             found = tx.execute(sa.select(*_RESPONSE).where(responses.c.id.in_(names))).all()
-            texts |= {r.id: _response(r) for r in found}
+            texts |= {r.id: r for r in found}
         for name in part:
-            yield _harvested(rows[name], texts)
+            with _named(rows[name].prompt_id):
+                made = _harvested(rows[name], texts)
+            yield made
+
+
+@contextlib.contextmanager
+def _named(prompt: str) -> Iterator[None]:
+    """Say of an answer that is no record, as older versions let some in, where it can be set aside."""
+    try:
+        yield
+    except (FieldError, TypeError) as error:
+        page = f"/prompts/{quote(prompt, safe='')}"
+        raise UserError(f"an answer to prompt {prompt!r}: {error}; it can be set aside on {page}") from None
 
 
 def _query() -> sa.Select[Any]:
@@ -130,10 +149,10 @@ def _sampling(text: str) -> dict[str, Any]:
     return found
 
 
-def _harvested(row: Row[Any], texts: dict[str, Response]) -> Harvested:
+def _harvested(row: Row[Any], texts: dict[str, Row[Any]]) -> Harvested:
     if "response" in row.body:
         return Harvested(row.item_id, None, _written(row))
-    shown = tuple(texts[name] for name in row.responses)
+    shown = tuple(_response(texts[name]) for name in row.responses)
     ranks = tuple(row.body["ranks"])
     ranking = Ranking(
         prompt_id=row.prompt_id,
@@ -204,7 +223,9 @@ def verdicts(
                 .where(answers.c.id.in_(part))
                 .order_by(answers.c.id)
             )
-            rows += [_verdict(row) for row in tx.execute(query)]
+            for row in tx.execute(query):
+                with _named(row.prompt_id):
+                    rows.append(_verdict(row))
         return rows
 
 

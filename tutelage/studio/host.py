@@ -15,15 +15,18 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tutelage.records import UserError
+from tutelage.studio.turns import Busy
 
 COMMAND = (sys.executable, "-m", "tutelage.speak")
 WAITING = 8
 """Requests that may stand in line behind the one being answered."""
+EACH = 2
+"""Of those, one account's, the one being answered included."""
 SILENCE = 180.0
 """Seconds without a word after which the child is taken for stuck: reading a large model off a slow disk takes long."""
 LONGEST = 600.0
@@ -36,10 +39,6 @@ GRACE = 5.0
 Event = dict[str, Any]
 
 
-class Busy(UserError):
-    """Too many are waiting already."""
-
-
 @dataclass(eq=False, slots=True)
 class Ticket:
     """A request in line. ahead: how many stood before it when it came."""
@@ -47,6 +46,7 @@ class Ticket:
     request: Event
     deliver: Callable[[Event], None]
     ahead: int
+    account: str
     cancelled: threading.Event = field(default_factory=threading.Event)
 
 
@@ -65,8 +65,11 @@ class Child:
             self._said.close()
             raise
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._rows: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, name="model-host-reader", daemon=True)
+        self._writer = threading.Thread(target=self._write, name="model-host-writer", daemon=True)
         self._reader.start()
+        self._writer.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -74,17 +77,24 @@ class Child:
             self._lines.put(line)
         self._lines.put(None)
 
+    def _write(self) -> None:
+        """Send lines until there is None; a process that has died is noticed by the reading side."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError, ValueError):
+            while (row := self._rows.get()) is not None:
+                self.process.stdin.write(json.dumps(row) + "\n")
+                self.process.stdin.flush()
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+
     @property
     def alive(self) -> bool:
         """Whether it still runs."""
         return self.process.poll() is None
 
     def write(self, row: Event) -> None:
-        """Send a line; one that has died is noticed by the reading side."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(OSError, ValueError):
-            self.process.stdin.write(json.dumps(row) + "\n")
-            self.process.stdin.flush()
+        """Have a line sent. Never waits: the event loop calls it too."""
+        self._rows.put(row)
 
     def line(self, seconds: float) -> Event | None:
         """The next line; None when it has died. Raises TimeoutError after `seconds` of silence."""
@@ -96,15 +106,15 @@ class Child:
 
     def end(self, grace: float = GRACE) -> None:
         """End it: by closing its input, and by force when that is not enough."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
+        assert self.process.stdout is not None
+        self._rows.put(None)
         try:
             self.process.wait(grace)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
         self._reader.join()
+        self._writer.join()
         self.process.stdout.close()
         self._said.close()
 
@@ -133,28 +143,31 @@ class Host:
         idle: float = IDLE,
     ) -> None:
         self.command, self.silence, self.longest, self.idle = command, silence, longest, idle
-        self._line: queue.Queue[Ticket | None] = queue.Queue()
         self._numbers = itertools.count(1)
-        self._lock = threading.Lock()  # guards what follows
-        self._open = 0  # requests that are waiting or being answered
+        self._lock = threading.Lock()  # guards what follows; nothing that can take long happens under it
+        self._changed = threading.Condition(self._lock)
+        self._line: deque[Ticket] = deque()
         self._worker: threading.Thread | None = None
         self._child: Child | None = None
         self._current: Ticket | None = None
         self._closed = False
 
-    def ask(self, request: Event, deliver: Callable[[Event], None]) -> Ticket:
+    def ask(self, request: Event, deliver: Callable[[Event], None], account: str = "") -> Ticket:
         """Put a request in line. `deliver` gets its events on another thread; the last is {"done": true}.
 
-        Raises Busy when too many are waiting.
+        Raises Busy when too many are waiting, or too many of this account.
         """
         with self._lock:
             if self._closed:
                 raise Busy("the studio is being stopped")
-            if self._open > WAITING:
-                raise Busy(f"{self._open} people are waiting for the models already; try again in a minute")
-            ticket = Ticket(request | {"id": next(self._numbers)}, deliver, self._open)
-            self._open += 1
-            self._line.put(ticket)
+            ahead = [*([self._current] if self._current else []), *self._line]
+            if account and sum(one.account == account for one in ahead) >= EACH:
+                raise Busy(f"the models have {EACH} questions of yours already; wait for an answer or stop one")
+            if len(self._line) >= WAITING:
+                raise Busy(f"{len(self._line)} questions are waiting for the models already; try again in a minute")
+            ticket = Ticket(request | {"id": next(self._numbers)}, deliver, len(ahead), account)
+            self._line.append(ticket)
+            self._changed.notify()
             if self._worker is None:
                 self._worker = threading.Thread(target=self._work, name="model-host", daemon=True)
                 self._worker.start()
@@ -164,8 +177,13 @@ class Host:
         """Nobody wants this answer any more."""
         ticket.cancelled.set()
         with self._lock:
+            waited = ticket in self._line
+            if waited:
+                self._line.remove(ticket)
             if self._current is ticket and self._child is not None:
                 self._child.write({"cancel": ticket.request["id"]})
+        if waited:
+            ticket.deliver({"done": True, "cancelled": True})
 
     @property
     def pid(self) -> int | None:
@@ -180,7 +198,7 @@ class Host:
             worker, child = self._worker, self._child
             if child is not None and self._current is not None:
                 child.process.kill()
-            self._line.put(None)
+            self._changed.notify()
         if worker is not None:
             worker.join()
 
@@ -188,19 +206,20 @@ class Host:
 
     def _work(self) -> None:
         while True:
-            try:
-                ticket = self._line.get(timeout=self.idle)
-            except queue.Empty:
+            with self._lock:
+                came = self._changed.wait_for(lambda: self._line or self._closed, self.idle)
+                if came and not self._line:
+                    break
+                self._current = ticket = self._line.popleft() if came else None
+            if ticket is None:
                 self._drop()
                 continue
-            if ticket is None:
-                break
             if not ticket.cancelled.is_set() and not self._closed:
                 problem = self._serve(ticket)
                 if problem and not self._closed:
                     ticket.deliver({"error": problem})
             with self._lock:
-                self._open -= 1
+                self._current = None
             ticket.deliver({"done": True, "cancelled": ticket.cancelled.is_set()})
         self._drop()
 
@@ -213,21 +232,19 @@ class Host:
                 return self._listen(ticket, *self._take(ticket))
         except OSError as error:
             return f"the model process cannot be started ({error.strerror or error})"
-        finally:
-            with self._lock:
-                self._current = None
 
     def _take(self, ticket: Ticket) -> tuple[Child, bool]:
         """The child, started where there is none, with the request handed over; whether it was there before."""
+        old = self._child is not None  # only this thread changes it
+        child = self._child or Child(self.command)
         with self._lock:
-            old = self._child is not None
-            if self._child is None:
-                self._child = Child(self.command)
-            self._current = ticket
-            self._child.write(ticket.request)
+            self._child = child
+            child.write(ticket.request)
             if ticket.cancelled.is_set():
-                self._child.write({"cancel": ticket.request["id"]})
-            return self._child, old
+                child.write({"cancel": ticket.request["id"]})
+            if self._closed:
+                child.process.kill()
+        return child, old
 
     def _listen(self, ticket: Ticket, child: Child, old: bool) -> str:
         number, end, silent = ticket.request["id"], time.monotonic() + self.longest, True

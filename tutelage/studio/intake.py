@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Row
 from tutelage.data.intake import digest
 from tutelage.data.pii import find_pii
 from tutelage.data.prompts import MAX_PROMPT_TOKENS, UNKNOWN_USER, Collected, collect, split_of, split_unit
+from tutelage.data.room import DISK, UPLOAD, Room
 from tutelage.data.sources import Imported, load, read_table
 from tutelage.records import FieldError, Prompt, UserError
 from tutelage.studio import filing
@@ -77,7 +78,7 @@ def first_fill(store: Store, project: Project) -> list[Brought]:
     done = []
     for path in (project.folder / name for name in FILLS):
         if path.exists():
-            found = _read(path)
+            found = _read(path, DISK)
             done.append(_bring(store, None, path, found, rules=False, max_tokens=MAX_PROMPT_TOKENS))
     return done
 
@@ -97,7 +98,7 @@ def bring_in(
         path = Path(folder) / name[-128:]
         path.write_bytes(content)
         try:
-            found = _read(path)
+            found = _read(path, UPLOAD)
         except UserError as error:
             raise UserError(str(error).replace(str(path), name)) from None
         except OSError as error:
@@ -105,16 +106,16 @@ def bring_in(
     return _bring(store, account, Path(name), found, rules=True, max_tokens=max_tokens)
 
 
-def _read(path: Path) -> Imported:
+def _read(path: Path, room: Room) -> Imported:
     """All records of a file. Raises UserError naming file, line and field, for NUL characters too: no database keeps
     them."""
     rows = 0
-    for where, row in read_table(path):
+    for where, row in read_table(path, room):
         rows += 1
         field = _nul(row)
         if field is not None:
             raise UserError(f"{path}, {where}: field {field!r} holds a NUL character")
-    found = load(path)
+    found = load(path, room)
     repeated = rows - len(found.prompts)
     if repeated and not found.demonstrations and not found.rankings:
         return replace(

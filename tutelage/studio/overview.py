@@ -15,6 +15,7 @@ from tutelage.studio import rounds
 from tutelage.studio.harvest import answer_ids, harvest
 from tutelage.studio.rounds import Round
 from tutelage.studio.schema import accounts, answers, batches, items, prompts
+from tutelage.studio.statements import ASIDE_ANSWERS, ASIDE_PROMPTS
 from tutelage.studio.store import Store
 
 FIRST_DEMONSTRATIONS = 6
@@ -116,7 +117,8 @@ def blind(store: Store, found: Round, told: dict[str, Any]) -> WinRate | None:
 
 def count(tx: Connection, since: float) -> Counts:
     """Count by the database; `since` is when the last round began."""
-    by_split = tx.execute(sa.select(prompts.c.split, sa.func.count()).group_by(prompts.c.split))
+    used = prompts.c.id.not_in(ASIDE_PROMPTS)
+    by_split = tx.execute(sa.select(prompts.c.split, sa.func.count()).where(used).group_by(prompts.c.split))
     groups = tx.execute(
         sa.select(accounts.c.team, sa.func.count())
         .select_from(_done().join(accounts, accounts.c.id == answers.c.account_id))
@@ -146,8 +148,9 @@ def count(tx: Connection, since: float) -> Counts:
 
 
 def _done() -> Any:
-    """Answers with their items and batches, without those that screen labelers."""
-    works = sa.and_(batches.c.id == items.c.batch_id, ~batches.c.screening)
+    """Answers with their items and batches, without those that screen labelers or are set aside."""
+    used = answers.c.id.not_in(ASIDE_ANSWERS), items.c.prompt_id.not_in(ASIDE_PROMPTS)
+    works = sa.and_(batches.c.id == items.c.batch_id, ~batches.c.screening, *used)
     return answers.join(items, items.c.id == answers.c.item_id).join(batches, works)
 
 

@@ -6,8 +6,10 @@ sitting the page never learns who said it before it has voted. Votes are apart f
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from tutelage import roundfolder
 from tutelage.records import Demonstration, FieldError, UserError, read_records
@@ -22,6 +25,7 @@ from tutelage.studio.desk import shorten
 from tutelage.studio.ids import new_id
 from tutelage.studio.project import Project
 from tutelage.studio.schema import prompts, votes
+from tutelage.studio.statements import ASIDE_PROMPTS
 from tutelage.studio.store import Store
 
 LONGEST = 20_000
@@ -79,6 +83,7 @@ class Sitting:
     answers: dict[int, dict[str, Any]] = field(default_factory=dict)
     problems: dict[int, str] = field(default_factory=dict)
     voted: bool = False
+    vote_id: str = ""  # chosen before anything is written, so that two votes at once cannot both be
 
     def label(self, place: int) -> str:
         """What stands above an answer before the vote."""
@@ -96,6 +101,7 @@ class Sittings:
     def open(self, sitting: Sitting) -> str:
         """Remember a sitting; returns its key."""
         key = secrets.token_urlsafe(18)
+        sitting.vote_id = new_id(time.time())
         with self._lock:
             self._held[key] = sitting
             while len(self._held) > self._kept:
@@ -106,28 +112,28 @@ class Sittings:
         """Write down which answer was best. The same vote again changes nothing. Raises FieldError."""
         with self._lock:
             sitting = self._held.get(key)
-            if sitting is None or sitting.account != account:
-                raise FieldError("key", "is of no answers the studio still knows; ask the models again")
-            if len(sitting.answers) < 2:
-                raise FieldError("best", "needs two whole answers to choose from")
-            if best not in (TIE, ALL_BAD, *sitting.answers):
-                raise FieldError("best", "is none of the answers")
-            if not sitting.voted:
+        if sitting is None or sitting.account != account:
+            raise FieldError("key", "is of no answers the studio still knows; ask the models again")
+        if len(sitting.answers) < 2:
+            raise FieldError("best", "needs two whole answers to choose from")
+        if best not in (TIE, ALL_BAD, *sitting.answers):
+            raise FieldError("best", "is none of the answers")
+        if not sitting.voted:
+            with contextlib.suppress(IntegrityError):  # the same vote, sent twice at once
                 _write(store, sitting, best)
-                sitting.voted = True
+            sitting.voted = True
         return sitting
 
 
 def _write(store: Store, sitting: Sitting, best: int) -> None:
     places = sorted(sitting.answers)
-    now = store.clock()
     row = {
-        "id": new_id(now),
+        "id": sitting.vote_id,
         "account_id": sitting.account,
         "prompt": sitting.prompt,
         "answers": [{"model": sitting.models[n].name} | sitting.answers[n] for n in places],
         "best": places.index(best) if best >= 0 else best,
-        "created": now,
+        "created": store.clock(),
     }
     with store.write() as tx:
         tx.execute(votes.insert().values(**row))
@@ -185,7 +191,7 @@ def examples(store: Store) -> dict[str, list[tuple[str, str]]]:
     order = sa.case((prompts.c.split == "test", 0), (prompts.c.split == "valid", 1), else_=2)
     place = sa.func.row_number().over(partition_by=prompts.c.use_case, order_by=(order, prompts.c.id)).label("place")
     ranked = sa.select(prompts.c.use_case, prompts.c.text, place).where(
-        sa.func.length(prompts.c.text) <= LONGEST_EXAMPLE
+        sa.func.length(prompts.c.text) <= LONGEST_EXAMPLE, prompts.c.id.not_in(ASIDE_PROMPTS)
     )
     inner = ranked.subquery()
     query = sa.select(inner).where(inner.c.place <= EXAMPLES).order_by(inner.c.use_case, inner.c.place)

@@ -299,6 +299,22 @@ topics = Table(
     UniqueConstraint("account_id", "number"),
 )
 
+asides = Table(
+    "aside",
+    metadata,
+    _id(),
+    Column("prompt_id", String(128), ForeignKey("prompt.id")),  # one of the two
+    _of("answer", nullable=True),
+    Column("number", Integer, nullable=False),  # from 1 for this prompt or answer; the latest row decides
+    Column("aside", Boolean, nullable=False),  # false: taken back
+    _of("account"),
+    Column("reason", Text, nullable=False),
+    Column("created", Float, nullable=False),
+    UniqueConstraint("prompt_id", "number"),
+    UniqueConstraint("answer_id", "number"),
+    CheckConstraint("(prompt_id IS NULL) <> (answer_id IS NULL)", name="about"),
+)
+
 settings = Table(
     "setting",
     metadata,
@@ -306,10 +322,10 @@ settings = Table(
     Column("value", JSON, nullable=False),
 )
 
-APPEND_ONLY = ("answer", "action", "vote", "grade", "topic")
+APPEND_ONLY = ("answer", "action", "vote", "grade", "topic", "aside")
 """Tables whose rows triggers protect from change and deletion."""
 
-HEAD = "0002"
+HEAD = "0003"
 """Today's revision of the schema: the last one of `migrations/versions`."""
 
 VERSIONS = "studio_schema"

@@ -1,4 +1,4 @@
-"""What stands before every request: headers, the origin of writes, the size of bodies.
+"""What stands before every request: headers, the origin of writes. `limits` is about size and number.
 
 Requests that change something must come from our own pages: browsers say so in Sec-Fetch-Site, older ones in Origin
 (datasette's way: no tokens in forms, nothing to expire in an open tab). The content policy allows our own files only.
@@ -9,14 +9,11 @@ from __future__ import annotations
 import ipaddress
 from urllib.parse import urlsplit
 
-from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SAFE = ("GET", "HEAD", "OPTIONS")
-LARGEST = 32 * 1024 * 1024
-"""Bytes of a request's body, at most: an import of some ten thousand prompts."""
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
@@ -34,13 +31,6 @@ HEADERS = {
 }
 
 
-class TooLarge(HTTPException):
-    """A body goes on beyond LARGEST."""
-
-    def __init__(self) -> None:
-        super().__init__(413, f"more than {LARGEST // 2**20} MB at once")
-
-
 class Guard:
     """ASGI middleware around the whole application."""
 
@@ -56,8 +46,6 @@ class Guard:
         refused = None
         if scope["method"] not in SAFE and not from_us(headers):
             refused = JSONResponse({"problem": "this request came from another site"}, 403)
-        elif (said := headers.get("content-length", "")).isdecimal() and int(said[:20]) > LARGEST:
-            refused = JSONResponse({"problem": TooLarge().detail}, 413)
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -72,7 +60,7 @@ class Guard:
         if refused is not None:
             await refused(scope, receive, answer)
             return
-        await self.app(scope, _limited(receive), answer)
+        await self.app(scope, receive, answer)
 
 
 def from_us(headers: Headers) -> bool:
@@ -108,18 +96,3 @@ def loopback(name: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return name == "localhost"
-
-
-def _limited(receive: Receive) -> Receive:
-    """Count the body as it comes, for senders that do not say its length."""
-    seen = 0
-
-    async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > LARGEST:
-            raise TooLarge
-        return message
-
-    return counted

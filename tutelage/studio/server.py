@@ -15,9 +15,10 @@ import uvicorn
 from tutelage.records import UserError
 from tutelage.studio import accounts, rounds
 from tutelage.studio.app import build
+from tutelage.studio.connections import Connection
 from tutelage.studio.project import open_project
 from tutelage.studio.security import loopback
-from tutelage.studio.store import open_store, url_of
+from tutelage.studio.store import PATIENCE, open_store, url_of
 
 FIRST_PORT, LAST_PORT = 8400, 8420
 GRACE = 3
@@ -29,7 +30,7 @@ def serve(folder: Path, *, host: str, port: int, database: str, browser: bool) -
     from tutelage.studio.intake import first_fill
 
     project = open_project(folder)
-    store = open_store(url_of(folder, database))
+    store = open_store(url_of(folder, database), patience=PATIENCE)
     ended = threading.Event()
     try:
         if not loopback(host) and not accounts.has_admin(store):
@@ -49,7 +50,12 @@ def serve(folder: Path, *, host: str, port: int, database: str, browser: bool) -
                 threading.Thread(target=_open_soon, args=(address,), daemon=True).start()
             app = build(project, store, local=loopback(host))
             config = uvicorn.Config(
-                app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=GRACE
+                app,
+                http=Connection,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE,
             )
             watching = rounds.watch(store, ended)
             with contextlib.suppress(KeyboardInterrupt):  # the ordinary way to stop

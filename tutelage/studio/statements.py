@@ -8,11 +8,22 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy import bindparam
 
-from tutelage.studio.schema import accounts, answers, assignments, batches, items
+from tutelage.studio.schema import accounts, answers, asides, assignments, batches, items
 
 _ACCOUNT = bindparam("account", type_=sa.String)
 _ASSIGNMENT = bindparam("assignment", type_=sa.String)
 _NOW = bindparam("now", type_=sa.Float)
+
+_later = asides.alias("later_aside")
+
+
+def _aside(column: sa.Column[str]) -> sa.Select[str]:
+    newer = sa.exists().where(_later.c[column.name] == column, _later.c.number > asides.c.number)
+    return sa.select(column).where(column.is_not(None), asides.c.aside, ~newer)
+
+
+ASIDE_PROMPTS, ASIDE_ANSWERS = _aside(asides.c.prompt_id), _aside(asides.c.answer_id)
+"""Ids of the prompts and of the answers that are set aside (see `aside`)."""
 
 WORKER = (
     sa.select(accounts.c.role, accounts.c.standing, accounts.c.team, accounts.c.active)
@@ -59,7 +70,7 @@ _had = sa.exists().where(
 )
 _next = (
     sa.select(items.c.id)
-    .where(items.c.batch_id == bindparam("batch"), items.c.free, ~_had)
+    .where(items.c.batch_id == bindparam("batch"), items.c.free, ~_had, items.c.prompt_id.not_in(ASIDE_PROMPTS))
     .order_by(items.c.place)
     .limit(1)
 )

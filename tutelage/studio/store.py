@@ -9,6 +9,7 @@ wait long while others overtake them.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 import threading
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
 FILE = "studio.db"
 BUSY = 20.0
 """Seconds a writer waits for others before it gives up."""
+PATIENCE = 2.5
+"""The same where people wait for an answer: whoever cannot write within them is told to come back."""
+WAITING = 80
+"""Writers that may wait for their turn within the process; the studio has more threads, so that pages can be read."""
+WRITERS = 32
+"""Writers at a time on PostgreSQL, at most; the pool has more connections, for those that read."""
 MIGRATING = 7_018_313
 """The number of PostgreSQL's lock that lets one process at a time bring a database to today's schema."""
 
@@ -60,15 +67,17 @@ class Unavailable(UserError):
 class Store:
     """One database. `read()` and `write()` open transactions; nothing else touches the engine."""
 
-    def __init__(self, engine: Engine, clock: Clock = time.time) -> None:
+    def __init__(self, engine: Engine, clock: Clock = time.time, patience: float = BUSY) -> None:
         self.engine = engine
         self.clock = clock
+        self.patience = patience
         isolation = {} if self.sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._reading = engine.execution_options(**isolation)
         self._writing = engine.execution_options(begin="BEGIN IMMEDIATE")
         alone = {"begin": ""} if self.sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._asking = engine.execution_options(**alone)
         self._line = Line()
+        self._writers = threading.BoundedSemaphore(WRITERS)
 
     @property
     def sqlite(self) -> bool:
@@ -87,25 +96,46 @@ class Store:
             return connection.execute(query, parameters).first()
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, wait: float | None = None) -> Iterator[Connection]:
         """A transaction that writes; committed, and on disk, when the block ends without an error.
 
-        Raises Unavailable, and UserError for text that no database can hold.
+        wait: seconds to wait for other writers, where not the store's. Raises Unavailable, and UserError for text that
+        no database can hold.
         """
-        with _plainly(), self._turn(), self._writing.connect() as connection, connection.begin():
+        patience = self.patience if wait is None else wait
+        with (
+            _plainly(),
+            self._turn(patience),
+            self._writing.connect() as connection,
+            self._waits(connection, patience),
+            connection.begin(),
+        ):
+            if not self.sqlite and patience < BUSY:
+                connection.execute(sa.text(f"SET LOCAL lock_timeout = {max(1, round(1000 * patience))}"))
             yield connection
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        if not self.sqlite:
-            yield
-            return
-        if not self._line.enter(BUSY):
+    def _turn(self, patience: float) -> Iterator[None]:
+        if not (self._line.enter(patience) if self.sqlite else self._writers.acquire(timeout=patience)):
             raise Unavailable("the database is busy; nothing was saved, try again")
         try:
             yield
         finally:
-            self._line.leave()
+            (self._line.leave if self.sqlite else self._writers.release)()
+
+    @contextlib.contextmanager
+    def _waits(self, connection: Connection, patience: float) -> Iterator[None]:
+        """Have SQLite wait that long for other processes, where not as long as ever."""
+        if not self.sqlite or patience == self.patience:
+            yield
+            return
+        raw = connection.connection.cursor()
+        raw.execute(f"PRAGMA busy_timeout = {round(1000 * patience)}")
+        try:
+            yield
+        finally:
+            raw.execute(f"PRAGMA busy_timeout = {round(1000 * self.patience)}")
+            raw.close()
 
     def close(self) -> None:
         """Give all connections back."""
@@ -129,6 +159,8 @@ class Line:
             if not self._inside:
                 self._inside = me
                 return True
+            if len(self._waiting) >= WAITING:
+                return False
             self._waiting.append((me, turn))
         if turn.wait(timeout):
             return True
@@ -171,8 +203,11 @@ def url_of(folder: Path, database: str = "") -> str:
     return database or f"sqlite:///{(folder / FILE).resolve()}"
 
 
-def connect(url: str) -> Engine:
-    """An engine with our settings. Raises UserError for a URL that names no database we know."""
+def connect(url: str, patience: float = BUSY) -> Engine:
+    """An engine with our settings. Raises UserError for a URL that names no database we know.
+
+    patience: seconds to wait for other processes, and for a connection where all are in use.
+    """
     try:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
@@ -184,17 +219,24 @@ def connect(url: str) -> Engine:
         raise UserError(f"--database: {kind} is not supported; SQLite and PostgreSQL are")
     if kind == "sqlite" and parsed.database in (None, "", ":memory:"):
         raise UserError("--database: SQLite needs a file, as in sqlite:////home/me/studio.db")
+    room: dict[str, Any] = {"pool_size": 20, "max_overflow": 30, "pool_timeout": patience, "json_deserializer": loads}
     try:
         if kind == "postgresql":
-            return sa.create_engine(parsed, pool_size=20, max_overflow=30, json_deserializer=orjson.loads)
-        given = {"timeout": BUSY, "check_same_thread": False}
-        room = {"pool_size": 20, "max_overflow": 30}
-        engine = sa.create_engine(parsed, connect_args=given, json_deserializer=orjson.loads, **room)
+            return sa.create_engine(parsed, **room)
+        engine = sa.create_engine(parsed, connect_args={"timeout": patience, "check_same_thread": False}, **room)
     except ModuleNotFoundError:
         raise extras.missing("PostgreSQL", "postgres") from None
     sa.event.listen(engine, "connect", _settle)
     sa.event.listen(engine, "begin", _begin)
     return engine
+
+
+def loads(text: str | bytes) -> Any:
+    """What a JSON column holds. orjson refuses numbers that Python once wrote there and no more lets in."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text)
 
 
 def _settle(raw: sqlite3.Connection, _: Any) -> None:
@@ -228,14 +270,14 @@ def _begin(connection: Connection) -> None:
 # ---- opening ---------------------------------------------------------------------------------------------------
 
 
-def open_store(url: str, clock: Clock = time.time, *, schema: str = "head") -> Store:
+def open_store(url: str, clock: Clock = time.time, *, schema: str = "head", patience: float = BUSY) -> Store:
     """Open a database and bring it to today's schema. Raises UserError in one line when it cannot be.
 
-    schema: a revision to stop at, for what older versions left behind.
+    schema: a revision to stop at, for what older versions left behind. patience: seconds a writer waits for others.
     """
-    engine = connect(url)
+    engine = connect(url, patience)
     shown = engine.url.render_as_string(hide_password=True)
-    store = Store(engine, clock)
+    store = Store(engine, clock, patience)
     try:
         _make_file(store)
         _migrate(store, schema)
@@ -261,7 +303,7 @@ def _make_file(store: Store) -> None:
 
 def _migrate(store: Store, schema: str) -> None:
     # A transaction that writes, even where there is nothing to do: what cannot be written is found out now.
-    with store.write() as tx:
+    with store.write(BUSY) as tx:
         if not store.sqlite:
             tx.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATING)))
         found = revision(tx)

@@ -9,21 +9,21 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from tutelage.records import FieldError
 from tutelage.studio import playground
 from tutelage.studio.app import Inside, TheProject, TheStore, page
-from tutelage.studio.host import Busy, Event, Host
+from tutelage.studio.host import Event, Host
+from tutelage.studio.limits import Sent
 from tutelage.studio.playground import Sittings
 
 BREATH = 10.0
 """Seconds of silence after which the page is told that we are still there."""
 
 _making = threading.Lock()
-Sent = Annotated[dict[str, Any], Body()]
 
 
 @contextlib.asynccontextmanager
@@ -105,10 +105,7 @@ async def answer(host: TheHost, sittings: TheSittings, project: TheProject, me: 
     done. Whoever closes the connection stops the models."""
     sitting, request = await run_in_threadpool(playground.prepare, project, me.id, sent)
     inbox = Inbox()
-    try:
-        ticket = host.ask(request, inbox.put)
-    except Busy as error:
-        return JSONResponse({"problem": str(error)}, 429)
+    ticket = host.ask(request, inbox.put, me.id)
     key = sittings.open(sitting)
 
     async def events() -> AsyncIterator[str]:

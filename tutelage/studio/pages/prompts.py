@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import APIRouter, File, Form, HTTPException, Query, Request, UploadFile
 from fastapi.responses import RedirectResponse, Response
 
 from tutelage.records import PROMPT_KINDS, SPLITS, USE_CASES, UserError
-from tutelage.studio import catalogue, intake
+from tutelage.studio import aside, catalogue, intake
 from tutelage.studio.accounts import Account
 from tutelage.studio.app import Runs, Sees, TheStore, page
 from tutelage.studio.store import Store
@@ -16,6 +17,7 @@ from tutelage.studio.store import Store
 router = APIRouter()
 Text = Annotated[str, Form()]
 Texts = Annotated[list[str], Form()]
+Tick = Annotated[bool, Form()]
 
 SHOTS = 6
 """Examples that the form for few-shot prompts has room for."""
@@ -104,6 +106,20 @@ def brought(request: Request, store: TheStore, me: Sees, number: str) -> Respons
     if not found:
         raise HTTPException(404, "there is no such import")
     return page(request, "prompts_brought.html", me, done=found[0])
+
+
+@router.post("/prompts/aside")
+def set_aside(
+    store: TheStore,
+    me: Sees,
+    prompt: Text = "",
+    answer: Text = "",
+    reason: Text = "",
+    back: Annotated[bool, Form()] = False,
+) -> Response:
+    """Set a prompt or an answer aside, or take it back."""
+    found = aside.mark(store, me, prompt=prompt, answer=answer, reason=reason, back=back)
+    return RedirectResponse(f"/prompts/{quote(found, safe='')}", 303)
 
 
 @router.get("/prompts/{name:path}")

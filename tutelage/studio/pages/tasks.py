@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Form, HTTPException, Request
+from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from tutelage.records import FieldError
 from tutelage.studio import desk, forms, markdown, queue, work
 from tutelage.studio.app import Anyone, TheProject, TheStore, home_of, page
+from tutelage.studio.limits import Sent
 
 router = APIRouter()
-Sent = Annotated[dict[str, Any], Body()]
 
 TEMPLATES = {"demonstrate": "demonstrate.html", "compare": "compare.html", "judge": "compare.html"}
 ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}", re.ASCII)
