@@ -5,6 +5,9 @@
 Every round starts from the base model again, with all demonstrations and rankings so far. Without rankings the policy
 is the SFT model. Each stage is a page with a run folder of its own, so a stopped round goes on where it was; only
 round.json, written last, says that the round is whole.
+
+A reward model that is not shown to be better than guessing stops the round before PPO: question.json says why, and the
+round goes on when a person has decided (`accept_weak_reward`, `collect_more`).
 """
 
 from __future__ import annotations
@@ -44,6 +47,8 @@ class Round:
     recipe: Recipe
     plan: Plan
     stages: Stages
+    optimises: bool
+    """Whether PPO trains: with rankings, and a reward model that is good enough or was accepted all the same."""
 
     def common(self, **fields: Any) -> Fields:
         """Fields that every stage gets, and `fields` over them."""
@@ -58,7 +63,7 @@ class Round:
     @property
     def policy(self) -> str:
         """The run folder of the newest policy."""
-        return "ppo_ptx" if self.plan.rankings else "sft"
+        return "ppo_ptx" if self.optimises else "sft"
 
     @property
     def before(self) -> tuple[str, Path] | None:
@@ -77,7 +82,8 @@ class Round:
 
 
 def train(config: RoundConfig) -> dict[str, Any]:
-    """Train a round, or go on with one; returns what round.json holds. Raises UserError."""
+    """Train a round, or go on with one; returns what round.json holds, or question.json where it stopped to ask.
+    Raises UserError."""
     settings = open_project(config.folder).settings
     number = config.number or _latest(config.folder)
     try:
@@ -94,17 +100,25 @@ def _train(config: RoundConfig, settings: Settings, number: int) -> dict[str, An
         return done
     plan = roundfolder.plan(out, config.groups, OVERSAMPLED * config.next_prompts)
     total = 4 + (2 + bool(plan.folds) if plan.rankings else 0)
-    one = Round(config, number, out, settings, recipe_of(settings.preset, plan), plan, Stages(out, {}, total))
+    recipe, stages = recipe_of(settings.preset, plan), Stages(out, {}, total)
+    one = Round(config, number, out, settings, recipe, plan, stages, optimises=plan.rankings is not None)
+    (out / roundfolder.QUESTION).unlink(missing_ok=True)
 
     imitated = imitate(one)
     judged = learn_reward(one, imitated) if plan.rankings else None
     folds = check_reward(one, imitated) if plan.folds else []
-    if judged is not None:
+    trust = trust_in(one, judged, folds) if judged is not None else None
+    if trust is not None and trust["weak"] and not config.accept_weak_reward:
+        if not config.collect_more:
+            return ask(one, trust)
+        one.optimises = False
+        stages.total -= 1
+    if judged is not None and one.optimises:
         optimise(one, imitated, judged)
     answers = answer_held_out(one)
     pool = answer_pool(one)
     scores = score(one, imitated, judged, answers, pool) if judged is not None else None
-    return conclude(one, judged, folds, answers, pool, scores)
+    return conclude(one, trust, answers, pool, scores)
 
 
 def _latest(folder: Path) -> int:
@@ -168,6 +182,24 @@ def check_reward(one: Round, imitated: Run) -> list[Run]:
 def _reward_config(one: Round, imitated: Run, rankings: Path | None, out: Path) -> RewardConfig:
     fields = one.common(model=str(imitated.path), rankings=rankings, out=out, groups=one.plan.groups)
     return RewardConfig(**fields | {"demonstrations": one.plan.demonstrations} | one.recipe.reward)
+
+
+def trust_in(one: Round, judged: Run, folds: list[Run]) -> dict[str, Any]:
+    """What is known of the reward model's accuracy, and, as "weak", why it should not be optimised against ("" where it
+    may be)."""
+    from tutelage import roundresult
+
+    found = roundresult.accuracy(judged, folds, one.plan)
+    return found | {"weak": roundresult.weakness(found)}
+
+
+def ask(one: Round, trust: dict[str, Any]) -> dict[str, Any]:
+    """Write question.json and stop: whether to go on with this reward model is a person's decision."""
+    from tutelage.roundresult import ADVICE
+
+    question = {"round": one.number, "question": f"{trust['weak']} {ADVICE}", "reward_model": trust}
+    write_json(one.out / roundfolder.QUESTION, question)
+    return question
 
 
 def optimise(one: Round, imitated: Run, judged: Run) -> None:
@@ -258,8 +290,7 @@ def score(one: Round, imitated: Run, judged: Run, answers: list[Run], pool: Run)
 
 def conclude(
     one: Round,
-    judged: Run | None,
-    folds: list[Run],
+    trust: dict[str, Any] | None,
     answers: list[Run],
     pool: Run,
     scores: dict[tuple[str, str], float] | None,
@@ -288,8 +319,8 @@ def conclude(
         "preset": one.recipe.name,
         "seed": one.config.seed,
         "trained_on": roundresult.trained_on(one.plan, Run.open(one.out / "sft", "sft")),
-        "reward_model": roundresult.accuracy(judged, folds, one.plan) if judged is not None else None,
-        "ppo": Run.open(one.out / "ppo_ptx", "ppo").result if judged is not None else None,
+        "reward_model": trust,
+        "ppo": Run.open(one.out / "ppo_ptx", "ppo").result if one.optimises else None,
         "answers": roundresult.answers(heldout, said, scores),
         "score_change": roundresult.change(heldout, scores, one.newest, before[0] if before else "base"),
         "next": roundresult.chosen(chosen, len(asked), spread, one.config.k or one.settings.k),
