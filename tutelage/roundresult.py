@@ -110,15 +110,15 @@ def weakness(trust: Mapping[str, Any]) -> str:
         return ""
     verdict = "is worse than guessing" if found["high"] < GUESSING else "is not shown to be better than guessing"
     return (
-        f"The reward model {verdict}: of {_many(trust['pairs'], 'comparison')} of {_many(found['n'], 'prompt')} that it "
-        f"did not learn from it orders {found['value']:.0%} as people did (95% interval {found['low']:.0%} to "
+        f"The reward model {verdict}: of {_many(trust['pairs'], 'comparison')} of {_many(found['n'], 'prompt')} that "
+        f"it did not learn from it orders {found['value']:.0%} as people did (95% interval {found['low']:.0%} to "
         f"{found['high']:.0%}), and guessing is right in 50%."
     )
 
 
 ADVICE = (
-    "A policy optimised against it may learn to please noise. Rank more prompts (thirty are a beginning, a hundred tell "
-    "much more), and check how far your labelers agree with each other."
+    "A policy optimised against it may learn to please noise. Rank more prompts (thirty are a beginning, a hundred "
+    "tell much more), and check how far your labelers agree with each other."
 )
 """What to do about a weak reward model."""
 
