@@ -13,18 +13,20 @@ round goes on when a person has decided (`accept_weak_reward`, `collect_more`).
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tutelage import presets, roundfolder
+from tutelage import presets, roundfolder, roundtime
 from tutelage.data.text import write_documentation
 from tutelage.pipeline import Fields, Stages
 from tutelage.presets import Recipe
 from tutelage.records import Prompt, Response, UserError, from_dict, read_records, write_json, write_text
 from tutelage.roundfolder import Plan
+from tutelage.roundtime import Work
 from tutelage.run import Run
 from tutelage.settings import PpoConfig, RewardConfig, RoundConfig, SampleConfig, SftConfig
 from tutelage.studio.project import Settings, open_project
@@ -47,6 +49,7 @@ class Round:
     recipe: Recipe
     plan: Plan
     stages: Stages
+    work: Work
     optimises: bool
     """Whether PPO trains: with rankings, and a reward model that is good enough or was accepted all the same."""
 
@@ -58,7 +61,8 @@ class Round:
         """Announce a stage, in the log and to whoever watches the folder."""
         self.stages.enter(name, line)
         found = {"stage": name, "line": line, "place": self.stages.done, "of": self.stages.total}
-        write_json(self.out / roundfolder.STAGE, found)
+        found |= {"at": time.time(), "done": roundtime.done(self.out, name, self.work[name]["steps"])}
+        write_json(self.out / roundfolder.STAGE, found | {"spent": self.stages.seconds, "plan": self.work})
 
     @property
     def policy(self) -> str:
@@ -101,7 +105,16 @@ def _train(config: RoundConfig, settings: Settings, number: int) -> dict[str, An
     plan = roundfolder.plan(out, config.groups, OVERSAMPLED * config.next_prompts)
     total = 4 + (2 + bool(plan.folds) if plan.rankings else 0)
     recipe, stages = recipe_of(settings.preset, plan), Stages(out, {}, total)
-    one = Round(config, number, out, settings, recipe, plan, stages, optimises=plan.rankings is not None)
+    before = roundfolder.previous(config.folder, number)
+    work = roundtime.work(
+        plan,
+        recipe,
+        k=config.k or settings.k,
+        judged=min(config.judge_prompts, len(read_records(Prompt, plan.heldout))),
+        models=2 + (before is not None) + (plan.rankings is not None),
+        response_tokens=settings.max_response_tokens,
+    )
+    one = Round(config, number, out, settings, recipe, plan, stages, work, optimises=plan.rankings is not None)
     (out / roundfolder.QUESTION).unlink(missing_ok=True)
 
     imitated = imitate(one)
@@ -113,6 +126,7 @@ def _train(config: RoundConfig, settings: Settings, number: int) -> dict[str, An
             return ask(one, trust)
         one.optimises = False
         stages.total -= 1
+        del work["ppo_ptx"]
     if judged is not None and one.optimises:
         optimise(one, imitated, judged)
     answers = answer_held_out(one)
@@ -232,7 +246,7 @@ def answer_held_out(one: Round) -> list[Run]:
     for name, source in sources(one).items() if prompts else ():
         out = one.out / "answers" / name.replace("/", "-")
         runs.append(_sample(one, source, one.plan.heldout, out, name, k=1, limit=count, temperatures=(1.0,)))
-    one.stages.leave()
+    one.stages.leave(sum(run.info["seconds"] for run in runs))
     return runs
 
 
@@ -325,6 +339,7 @@ def conclude(
         "score_change": roundresult.change(heldout, scores, one.newest, before[0] if before else "base"),
         "next": roundresult.chosen(chosen, len(asked), spread, one.config.k or one.settings.k),
         "seconds": one.stages.seconds,
+        "plan": one.work,
     }
     write_text(one.out / "report.html", render_round(one.out, found))
     write_json(one.out / roundfolder.FINISHED, found)
