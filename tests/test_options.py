@@ -39,7 +39,9 @@ OPTIONS = {
         max_response_tokens dtype seed
     """,
     "LoopConfig": "workflow out model preset with_ppo test_limit dtype seed",
-    "RoundConfig": "folder number groups k next_prompts judge_prompts dtype seed",
+    "RoundConfig": """
+        folder number groups k next_prompts judge_prompts accept_weak_reward collect_more dtype seed
+    """,
     "FetchWords": "name accept_license",
     "ReportWords": "folder",
     "CompareWords": "runs prompt temperature seed",

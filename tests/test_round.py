@@ -33,6 +33,7 @@ from tutelage.records import (
 from tutelage.round import train
 from tutelage.roundfolder import divided, most_spread, next_pool, plan, quotas, round_folder, spread_out
 from tutelage.roundreport import render_round
+from tutelage.roundresult import weakness
 from tutelage.settings import PpoConfig, RewardConfig, RoundConfig, SampleConfig, SftConfig
 from tutelage.studio.project import init
 
@@ -101,7 +102,7 @@ def second(first: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("second") / "studio"
     shutil.copytree(first, folder)
     write_round(folder, 2, ranked=12)
-    train(config(folder))
+    train(config(folder, accept_weak_reward=True))
     return folder
 
 
@@ -198,7 +199,7 @@ def test_going_on_after_an_interruption_ends_the_same(second: Path, tmp_path: Pa
         shutil.rmtree(out / name)
     for name in ("round.json", "next.jsonl", "judge.jsonl", "report.html"):
         (out / name).unlink()
-    train(config(second))
+    train(config(second, accept_weak_reward=True))
     same_end(out, whole)
 
 
@@ -219,7 +220,7 @@ def test_killed_anywhere_and_resumed_it_ends_the_same(second: Path, tmp_path: Pa
         if path.name != "data":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     words = [str(w) for w in (sys.executable, "-m", "tutelage.cli", "round", folder, "--dtype", "fp32")]
-    words += ["--next-prompts", "5", "--judge-prompts", "3"]
+    words += ["--next-prompts", "5", "--judge-prompts", "3", "--accept-weak-reward"]
     for stage, sign, code in (
         ("reward", signal.SIGKILL, -signal.SIGKILL),
         ("ppo_ptx/metrics.jsonl", signal.SIGINT, 130),
@@ -234,6 +235,71 @@ def test_killed_anywhere_and_resumed_it_ends_the_same(second: Path, tmp_path: Pa
         assert (out / stage).exists() and "Traceback" not in said
     assert main(words[3:]) == 0
     same_end(out, whole)
+
+
+# ---- a reward model that cannot be trusted ---------------------------------------------------------------------
+
+
+def test_a_weak_reward_model_stops_the_round_until_somebody_decides(
+    second: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "studio"
+    shutil.copytree(second, folder)
+    out, whole = round_folder(folder, 2), round_folder(second, 2)
+    for path in out.iterdir():
+        if path.name != "data":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    words = ["round", str(folder), "--dtype", "fp32", "--next-prompts", "5", "--judge-prompts", "3"]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    asked = json.loads((out / "question.json").read_text())
+    right = asked["reward_model"]["accuracy"]
+    assert right["low"] <= 0.5
+    for expected in ("stopped before PPO", "48 comparisons of 12 prompts", "Rank more prompts", "--accept-weak-reward"):
+        assert expected in said
+    assert f"{right['value']:.0%}" in said and f"{right['low']:.0%} to {right['high']:.0%}" in said
+    assert not (out / "ppo_ptx").exists() and not (out / "round.json").exists()
+    learned = (out / "reward" / "run.json").read_bytes()
+    assert main(words) == 1, "it asks again, and trains nothing again"
+    assert main([*words, "--accept-weak-reward"]) == 0
+    assert (out / "reward" / "run.json").read_bytes() == learned
+    assert not (out / "question.json").exists()
+    same_end(out, whole)
+    told = json.loads((out / "round.json").read_text())
+    assert told["policy"] == "ppo_ptx" and told["reward_model"]["weak"] == asked["reward_model"]["weak"]
+    assert "because somebody decided so" in (out / "report.html").read_text()
+
+
+def test_more_can_be_collected_instead(first: Path, tmp_path: Path) -> None:
+    """Four rankings: nothing can be measured, which is asked about too; the round ends without PPO."""
+    folder = tmp_path / "studio"
+    shutil.copytree(first, folder)
+    write_round(folder, 2, ranked=4)
+    asked = train(config(folder))
+    assert "could not be measured: it learned from 16 comparisons of 4 prompts" in asked["question"]
+    told = train(config(folder, collect_more=True))
+    assert (told["policy"], told["newest"], told["ppo"]) == ("sft", "round-2/sft", None)
+    out = round_folder(folder, 2)
+    assert len(rows(out / "next.jsonl")) == 5 and not (out / "ppo_ptx").exists()
+    assert told["reward_model"]["weak"] and set(told["answers"]) == {"base", "round-1/sft", "round-2/sft"}
+    assert "So nothing was optimised against it" in (out / "report.html").read_text()
+    with pytest.raises(UserError, match="choose one of them"):
+        config(folder, collect_more=True, accept_weak_reward=True)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.51, 0.7, ""),
+        (0.5, 0.7, "not shown to be better"),
+        (0.3, 0.49, "worse than guessing"),
+        (0.3, 0.6, "not shown"),
+    ],
+)
+def test_better_than_guessing_is_what_the_interval_says(low: float, high: float, words: str) -> None:
+    trust = {"accuracy": {"value": 0.5, "low": low, "high": high, "n": 12}, "pairs": 60}
+    said = weakness(trust)
+    assert (words in said) if words else said == ""
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------

@@ -47,6 +47,11 @@ def demo(words: Words) -> int:
             f"{first} preferred to {second}: {rate['value']:.0%}  [{rate['low']:.0%}, {rate['high']:.0%}]"
             f"  over {rate['n']} held-out prompts, by simulated held-out labelers"
         )
+    if right := summary["reward_model"].get("accuracy"):
+        print(
+            f"reward model right in {right['value']:.0%}  [{right['low']:.0%}, {right['high']:.0%}]  of comparisons on "
+            f"{right['n']} prompts it did not learn from; guessing is right in 50%"
+        )
     print(f"\nreport    {parsed.out / 'report.html'}\nsummary   {parsed.out / 'summary.json'}")
     print(f"try it    tutelage compare {parsed.out}")
     return 0
@@ -205,6 +210,14 @@ def round_(words: Words) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     found = page.train(parsed)
     out = round_folder(parsed.folder, found["round"])
+    if "question" in found:
+        print(
+            f"round {found['round']} stopped before PPO. {found['question']}\n"
+            "Go on with the same command and --accept-weak-reward (PPO all the same), or with --collect-more (end this "
+            "round without PPO; its SFT model answers what people rank next).",
+            file=sys.stderr,
+        )
+        return 1
     print(f"new policy   {out / found['policy']}\nreport       {out / 'report.html'}")
     print(f"next         {found['next']['prompts']} prompts to rank, in {out / 'next.jsonl'}")
     return 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage import workflows
+from tutelage import roundresult, workflows
 from tutelage.loop import clock, release_memory
 from tutelage.presets import Recipe
 from tutelage.records import UserError, write_json, write_records, write_text
@@ -152,6 +152,9 @@ def learn_reward(one: Loop, imitated: Run, ranked: Run) -> Run:
     fields = one.common(model=str(imitated.path), rankings=ranked.path / rank.FILE, out=one.out / "reward")
     fields |= {"demonstrations": one.data["demonstrations"]}
     run = reward.train(RewardConfig(**fields | one.recipe.reward))
+    learned = {"comparisons": ranked.result["comparisons"], "prompts": run.result["n_prompts"]}
+    if weak := roundresult.weakness(roundresult.on_unseen([run]) | learned):
+        print(f"\n  {weak} {roundresult.ADVICE}\n", file=sys.stderr, flush=True)
     one.stages.leave(run.info["seconds"])
     return run
 

@@ -121,10 +121,14 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rating:
-    """One labeler's view of one response alone: Likert 1 (worst) to 7, and the paper's flags (Table 3)."""
+    """One labeler's view of one response alone: Likert 1 (worst) to 7, the paper's flags (Table 3), and a note.
+
+    The note is free text for whoever reads the answer; nothing is trained on it.
+    """
 
     likert: int
     flags: dict[str, bool] = field(default_factory=dict)
+    note: str = ""
 
     def __post_init__(self) -> None:
         _need(1 <= self.likert <= 7, "likert", f"is {self.likert}; expected 1 to 7")

@@ -5,23 +5,28 @@
 Every round starts from the base model again, with all demonstrations and rankings so far. Without rankings the policy
 is the SFT model. Each stage is a page with a run folder of its own, so a stopped round goes on where it was; only
 round.json, written last, says that the round is whole.
+
+A reward model that is not shown to be better than guessing stops the round before PPO: question.json says why, and the
+round goes on when a person has decided (`accept_weak_reward`, `collect_more`).
 """
 
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tutelage import presets, roundfolder
+from tutelage import presets, roundfolder, roundtime
 from tutelage.data.text import write_documentation
 from tutelage.pipeline import Fields, Stages
 from tutelage.presets import Recipe
 from tutelage.records import Prompt, Response, UserError, from_dict, read_records, write_json, write_text
 from tutelage.roundfolder import Plan
+from tutelage.roundtime import Work
 from tutelage.run import Run
 from tutelage.settings import PpoConfig, RewardConfig, RoundConfig, SampleConfig, SftConfig
 from tutelage.studio.project import Settings, open_project
@@ -44,6 +49,9 @@ class Round:
     recipe: Recipe
     plan: Plan
     stages: Stages
+    work: Work
+    optimises: bool
+    """Whether PPO trains: with rankings, and a reward model that is good enough or was accepted all the same."""
 
     def common(self, **fields: Any) -> Fields:
         """Fields that every stage gets, and `fields` over them."""
@@ -53,12 +61,13 @@ class Round:
         """Announce a stage, in the log and to whoever watches the folder."""
         self.stages.enter(name, line)
         found = {"stage": name, "line": line, "place": self.stages.done, "of": self.stages.total}
-        write_json(self.out / roundfolder.STAGE, found)
+        found |= {"at": time.time(), "done": roundtime.done(self.out, name, self.work[name]["steps"])}
+        write_json(self.out / roundfolder.STAGE, found | {"spent": self.stages.seconds, "plan": self.work})
 
     @property
     def policy(self) -> str:
         """The run folder of the newest policy."""
-        return "ppo_ptx" if self.plan.rankings else "sft"
+        return "ppo_ptx" if self.optimises else "sft"
 
     @property
     def before(self) -> tuple[str, Path] | None:
@@ -77,7 +86,8 @@ class Round:
 
 
 def train(config: RoundConfig) -> dict[str, Any]:
-    """Train a round, or go on with one; returns what round.json holds. Raises UserError."""
+    """Train a round, or go on with one; returns what round.json holds, or question.json where it stopped to ask.
+    Raises UserError."""
     settings = open_project(config.folder).settings
     number = config.number or _latest(config.folder)
     try:
@@ -94,17 +104,35 @@ def _train(config: RoundConfig, settings: Settings, number: int) -> dict[str, An
         return done
     plan = roundfolder.plan(out, config.groups, OVERSAMPLED * config.next_prompts)
     total = 4 + (2 + bool(plan.folds) if plan.rankings else 0)
-    one = Round(config, number, out, settings, recipe_of(settings.preset, plan), plan, Stages(out, {}, total))
+    recipe, stages = recipe_of(settings.preset, plan), Stages(out, {}, total)
+    before = roundfolder.previous(config.folder, number)
+    work = roundtime.work(
+        plan,
+        recipe,
+        k=config.k or settings.k,
+        judged=min(config.judge_prompts, len(read_records(Prompt, plan.heldout))),
+        models=2 + (before is not None) + (plan.rankings is not None),
+        response_tokens=settings.max_response_tokens,
+    )
+    one = Round(config, number, out, settings, recipe, plan, stages, work, optimises=plan.rankings is not None)
+    (out / roundfolder.QUESTION).unlink(missing_ok=True)
 
     imitated = imitate(one)
     judged = learn_reward(one, imitated) if plan.rankings else None
     folds = check_reward(one, imitated) if plan.folds else []
-    if judged is not None:
+    trust = trust_in(one, judged, folds) if judged is not None else None
+    if trust is not None and trust["weak"] and not config.accept_weak_reward:
+        if not config.collect_more:
+            return ask(one, trust)
+        one.optimises = False
+        stages.total -= 1
+        del work["ppo_ptx"]
+    if judged is not None and one.optimises:
         optimise(one, imitated, judged)
     answers = answer_held_out(one)
     pool = answer_pool(one)
     scores = score(one, imitated, judged, answers, pool) if judged is not None else None
-    return conclude(one, judged, folds, answers, pool, scores)
+    return conclude(one, trust, answers, pool, scores)
 
 
 def _latest(folder: Path) -> int:
@@ -170,6 +198,24 @@ def _reward_config(one: Round, imitated: Run, rankings: Path | None, out: Path) 
     return RewardConfig(**fields | {"demonstrations": one.plan.demonstrations} | one.recipe.reward)
 
 
+def trust_in(one: Round, judged: Run, folds: list[Run]) -> dict[str, Any]:
+    """What is known of the reward model's accuracy, and, as "weak", why it should not be optimised against ("" where it
+    may be)."""
+    from tutelage import roundresult
+
+    found = roundresult.accuracy(judged, folds, one.plan)
+    return found | {"weak": roundresult.weakness(found)}
+
+
+def ask(one: Round, trust: dict[str, Any]) -> dict[str, Any]:
+    """Write question.json and stop: whether to go on with this reward model is a person's decision."""
+    from tutelage.roundresult import ADVICE
+
+    question = {"round": one.number, "question": f"{trust['weak']} {ADVICE}", "reward_model": trust}
+    write_json(one.out / roundfolder.QUESTION, question)
+    return question
+
+
 def optimise(one: Round, imitated: Run, judged: Run) -> None:
     """Step 3: PPO-ptx from the SFT model against the reward model."""
     from tutelage import ppo
@@ -200,7 +246,7 @@ def answer_held_out(one: Round) -> list[Run]:
     for name, source in sources(one).items() if prompts else ():
         out = one.out / "answers" / name.replace("/", "-")
         runs.append(_sample(one, source, one.plan.heldout, out, name, k=1, limit=count, temperatures=(1.0,)))
-    one.stages.leave()
+    one.stages.leave(sum(run.info["seconds"] for run in runs))
     return runs
 
 
@@ -258,8 +304,7 @@ def score(one: Round, imitated: Run, judged: Run, answers: list[Run], pool: Run)
 
 def conclude(
     one: Round,
-    judged: Run | None,
-    folds: list[Run],
+    trust: dict[str, Any] | None,
     answers: list[Run],
     pool: Run,
     scores: dict[tuple[str, str], float] | None,
@@ -288,12 +333,13 @@ def conclude(
         "preset": one.recipe.name,
         "seed": one.config.seed,
         "trained_on": roundresult.trained_on(one.plan, Run.open(one.out / "sft", "sft")),
-        "reward_model": roundresult.accuracy(judged, folds, one.plan) if judged is not None else None,
-        "ppo": Run.open(one.out / "ppo_ptx", "ppo").result if judged is not None else None,
+        "reward_model": trust,
+        "ppo": Run.open(one.out / "ppo_ptx", "ppo").result if one.optimises else None,
         "answers": roundresult.answers(heldout, said, scores),
         "score_change": roundresult.change(heldout, scores, one.newest, before[0] if before else "base"),
         "next": roundresult.chosen(chosen, len(asked), spread, one.config.k or one.settings.k),
         "seconds": one.stages.seconds,
+        "plan": one.work,
     }
     write_text(one.out / "report.html", render_round(one.out, found))
     write_json(one.out / roundfolder.FINISHED, found)

@@ -4,6 +4,7 @@
     runs/round-N/used/      the same, divided into what trains, what measures and what is answered
     runs/round-N/sft ...    one run folder per stage
     runs/round-N/stage.json where the round is
+    runs/round-N/question.json  why it waits for a person's decision; only while it does
     runs/round-N/next.jsonl, judge.jsonl   what people rank next
     runs/round-N/round.json what it was trained on and what changed; written last
 
@@ -40,6 +41,7 @@ WATCHED = 6
 HELDOUT = "heldout"
 """The group of labelers whose judgements only ever measure (paper section 3.4)."""
 FINISHED, STAGE, NEXT, JUDGE = "round.json", "stage.json", "next.jsonl", "judge.jsonl"
+QUESTION = "question.json"
 
 
 def round_folder(folder: Path, number: int) -> Path:

@@ -15,6 +15,7 @@ from tutelage import __version__, roundfolder
 from tutelage.curves import curves
 from tutelage.evaluate.intervals import Interval
 from tutelage.report import clock, environment
+from tutelage.roundresult import ADVICE
 from tutelage.run import Run
 
 Context = dict[str, Any]
@@ -34,6 +35,7 @@ def render_round(out: Path, found: Context) -> str:
         "tiles": tiles(found),
         "rows": [row | {"score": _interval(row["score"])} for row in _per_model(found)],
         "curves": curves(runs),
+        "advice": ADVICE,
         "accuracy": _interval(found["reward_model"]["accuracy"]) if found["reward_model"] else None,
         "samples": _lines(out / roundfolder.JUDGE)[:SHOWN],
         "stages": [{"folder": n, "config": r.config(), "created": r.info.get("created", "")} for n, r in runs.items()],

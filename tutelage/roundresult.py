@@ -14,11 +14,14 @@ from tutelage.evaluate.calibration import ScoredPair, calibrate
 from tutelage.evaluate.intervals import clustered_mean
 from tutelage.evaluate.text import describe
 from tutelage.records import Prompt, Response, to_dict, write_text
-from tutelage.roundfolder import Plan
+from tutelage.roundfolder import ENOUGH_TO_FOLD, Plan
 from tutelage.run import Run
 
 FEWEST = 5
 """Prompts below which no interval is given: resampling so few says nothing."""
+
+GUESSING = 0.5
+"""Accuracy of a reward model that knows nothing."""
 
 Answers = Mapping[str, Mapping[str, Response]]
 Scores = Mapping[tuple[str, str], float]
@@ -59,17 +62,24 @@ def accuracy(judged: Run, folds: Sequence[Run], plan: Plan) -> dict[str, Any]:
     accuracy is an interval over prompts, or None where it is not claimed; by groups that trained.
     """
     sources = folds if plan.measured == "cross-validation" else [judged] if plan.measured == "held-out prompts" else []
-    rows = [row for run in sources for row in run.rows("pairs.jsonl") if row["group"] == "training"]
-    pairs = [ScoredPair(r["prompt_id"], r["difference"], r["preferred"] == 1.0) for r in rows]
-    prompts = len({p.prompt_id for p in pairs})
-    found = calibrate(pairs).accuracy.to_dict() if prompts >= FEWEST else None
-    return {
-        "measured": plan.measured if found else "not",
-        "accuracy": found,
-        "pairs": len(pairs),
+    found = on_unseen(sources)
+    return found | {
+        "measured": plan.measured if found["accuracy"] else "not",
         "prompts": plan.n_ranked,
-        "note": _note(plan, found is not None),
+        "comparisons": plan.trained_on["rankings"]["comparisons"],
+        "note": _note(plan, found["accuracy"] is not None),
     }
+
+
+def on_unseen(runs: Sequence[Run]) -> dict[str, Any]:
+    """{"accuracy", "pairs"} of reward models on comparisons by training labelers that each run did not learn from.
+
+    accuracy is an interval over prompts, or None where there are too few of them.
+    """
+    rows = [row for run in runs for row in run.rows("pairs.jsonl") if row["group"] == "training"]
+    pairs = [ScoredPair(r["prompt_id"], r["difference"], r["preferred"] == 1.0) for r in rows]
+    known = len({p.prompt_id for p in pairs}) >= FEWEST
+    return {"accuracy": calibrate(pairs).accuracy.to_dict() if known else None, "pairs": len(pairs)}
 
 
 def _note(plan: Plan, known: bool) -> str:
@@ -84,6 +94,37 @@ def _note(plan: Plan, known: bool) -> str:
             f"{len(plan.folds)} others, each trained without a part of the prompts and measured on that part."
         )
     return "Measured on prompts whose rankings trained nothing."
+
+
+def weakness(trust: Mapping[str, Any]) -> str:
+    """Why the policy should not be optimised against this reward model: that it is better than guessing is not shown,
+    or could not be measured. "" where it is shown. `trust` is what `accuracy` returned."""
+    found = trust["accuracy"]
+    if found is None:
+        return (
+            "How right the reward model is could not be measured: it learned from "
+            f"{_many(trust['comparisons'], 'comparison')} of {_many(trust['prompts'], 'prompt')}, and "
+            f"{ENOUGH_TO_FOLD} prompts with an order are the least that can be divided to measure it."
+        )
+    if found["low"] > GUESSING:
+        return ""
+    verdict = "is worse than guessing" if found["high"] < GUESSING else "is not shown to be better than guessing"
+    return (
+        f"The reward model {verdict}: of {_many(trust['pairs'], 'comparison')} of {_many(found['n'], 'prompt')} that "
+        f"it did not learn from it orders {found['value']:.0%} as people did (95% interval {found['low']:.0%} to "
+        f"{found['high']:.0%}), and guessing is right in 50%."
+    )
+
+
+ADVICE = (
+    "A policy optimised against it may learn to please noise. Rank more prompts (thirty are a beginning, a hundred "
+    "tell much more), and check how far your labelers agree with each other."
+)
+"""What to do about a weak reward model."""
+
+
+def _many(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def answers(prompts: Sequence[Prompt], said: Answers, scores: Scores | None) -> dict[str, Any]:

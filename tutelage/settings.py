@@ -332,6 +332,10 @@ class RoundConfig:
     """Prompts of the next ranking batch."""
     judge_prompts: int = 12
     """Held-out prompts that old and new policy answer for a blind comparison."""
+    accept_weak_reward: bool = False
+    """Go on to PPO with a reward model that is not shown to be better than guessing; else the round stops and asks."""
+    collect_more: bool = False
+    """With such a reward model, end the round without PPO: its SFT model answers what people rank next."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute type."""
     seed: int = 1
@@ -339,6 +343,8 @@ class RoundConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "next_prompts", "judge_prompts")
+        if self.accept_weak_reward and self.collect_more:
+            raise UserError("accept_weak_reward goes on to PPO and collect_more ends without it: choose one of them")
         if self.number < 0:
             raise UserError(f"number must be 0 or more, got {self.number}")
         if self.k and not 2 <= self.k <= MAX_RANKED:

@@ -84,6 +84,7 @@ MAY = {
     "GET /api/rounds/{number}": "ra",
     "POST /rounds/{number}/stop": "a",
     "POST /rounds/{number}/resume": "a",
+    "POST /rounds/{number}/decide": "a",
     "GET /rounds/{number}/report": "ra",
     "GET /values": "ra",
     "POST /values/train": "a",

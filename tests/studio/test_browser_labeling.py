@@ -779,6 +779,80 @@ def test_the_ranking_page_is_readable_and_accessible(live: Live, k: int) -> None
     calm(page)
 
 
+FIRST_LINES = """selector => [...document.querySelectorAll(selector)].map(holder => {
+  const text = [...holder.querySelectorAll(":scope > .text, :scope > .plain")].find(t => t.offsetParent);
+  const walk = document.createTreeWalker(text, NodeFilter.SHOW_TEXT, n => n.data.trim() ? 1 : 3);
+  const range = document.createRange();
+  range.selectNodeContents(walk.nextNode());
+  const {left, top, right, bottom} = range.getClientRects()[0];
+  const above = document.elementFromPoint((left + right) / 2, (top + bottom) / 2);
+  return {left, top, right, bottom, seen: text.contains(above)};
+})"""
+"""Where the first line of each text is, and whether it is what is seen there."""
+
+
+def on_the_first_screen(page: Page, selector: str, count: int) -> None:
+    """The first lines of so many texts are in the window, and nothing covers them."""
+    size = page.viewport_size
+    assert size is not None and page.evaluate("scrollY") == 0
+    lines = page.evaluate(FIRST_LINES, selector)
+    assert len(lines) == count
+    for line in lines:
+        assert line["seen"] and line["left"] >= 0 and line["right"] <= size["width"], line
+        assert 0 <= line["top"] < line["bottom"] <= size["height"], line
+
+
+@pytest.mark.parametrize(("width", "k"), [(1280, 4), (1280, 9), (360, 4)])
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_prompt_and_all_responses_begin_on_the_first_screen(live: Live, width: int, k: int, plain: bool) -> None:
+    live.made.filled("compare", k=k)
+    with live.store.write() as tx:
+        tx.execute(prompts.update().values(text="\n\n".join(["What the customer wants to know of us."] * 20)))
+        tx.execute(responses.update().values(text=LONG * 3))
+    page, _ = begin(live, "compare", viewport={"width": width, "height": 800})
+    if plain:
+        page.keyboard.press("m")
+    for place in range(k):
+        on_the_first_screen(page, ".asked", 1)
+        on_the_first_screen(page, ".response.current", 1)
+        page.keyboard.press(str(1 + place % 7))
+        page.keyboard.press("Enter")
+    expect(page.locator("#ranking")).to_be_attached()
+    on_the_first_screen(page, ".asked", 1)
+    on_the_first_screen(page, ".response", k)
+    for rank in range(k):  # the controls are at each response, on the first screen too
+        page.keyboard.press(str(k - rank))
+        if width > 1000:
+            assert page.evaluate("scrollY") == 0
+    expect(page.locator("#order-now")).to_contain_text("then A")
+    page.evaluate("scrollTo(0, 0)")
+    on_the_first_screen(page, ".response", k)
+    calm(page)
+
+
+def test_a_text_that_is_cut_is_opened_by_its_button(live: Live) -> None:
+    live.made.filled("compare", k=4)
+    with live.store.write() as tx:
+        tx.execute(responses.update().values(text=LONG * 3))
+    page, _ = begin(live, "compare", viewport={"width": 1280, "height": 800})
+    page.locator("#steps a").last.click()
+    card, other = page.locator(".response").nth(1), page.locator(".response").nth(2)
+    button = card.get_by_role("button", name="The whole response B")
+    expect(button).to_have_attribute("aria-expanded", "false")
+    height, before = "t => [t.clientHeight, t.scrollHeight]", other.locator(".text").bounding_box()
+    shown, whole = card.locator(".text").evaluate(height)
+    assert shown < whole
+    button.click()
+    expect(button).to_have_attribute("aria-expanded", "true")
+    shown, whole = card.locator(".text").evaluate(height)
+    assert shown == whole and other.locator(".text").bounding_box() == before
+    page.keyboard.press("3")
+    expect(card.locator(".ranks input[value='3']")).to_be_checked()  # a key ranks the response one is in
+    button.click()
+    assert card.locator(".text").evaluate(height)[0] < whole
+    calm(page)
+
+
 def test_no_layout_jumps_while_typing(live: Live) -> None:
     live.made.filled("compare", k=4)
     page, _ = begin(live, "compare")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import time
 
 import sqlalchemy as sa
 from browser import Live, calm, look
@@ -16,8 +17,10 @@ from tutelage.studio.schema import rounds as table
 
 
 def stage(line: str) -> dict[str, object]:
-    """What a round says of where it is."""
-    return {"stage": "ppo_ptx", "line": line, "place": 5, "of": 7}
+    """What a round says of where it is: two of eight iterations in the last minute, at which others take 30 s."""
+    plan = {"sft": {"work": 1.0, "steps": 4}, "ppo_ptx": {"work": 1.0, "steps": 8}, "next": {"work": 1.0, "steps": 9}}
+    found = {"stage": "ppo_ptx", "line": line, "place": 5, "of": 7, "at": time.time() - 60, "done": 0.0}
+    return found | {"spent": {"sft": 120.0}, "plan": plan}
 
 
 def test_a_round_is_followed_while_it_trains(live: Live) -> None:
@@ -27,11 +30,13 @@ def test_a_round_is_followed_while_it_trains(live: Live) -> None:
         fcntl.flock(alive, fcntl.LOCK_EX)  # as its process holds it
         page = live.page(live.made.account("admin"), "/rounds/1")
         expect(page.locator("#live-stage")).to_contain_text("optimise the policy")
+        expect(page.locator("#live-stage")).to_contain_text("not known yet")
         look(page, "round-running")
         before = page.locator("h2", has_text="Log").bounding_box()
         write_json(folder / "stage.json", stage("sample what people rank next"))
         (folder / "log.txt").write_text("a later word <b>not bold</b>\n")
         expect(page.locator("#live-stage")).to_contain_text("sample what people rank next")
+        expect(page.locator("#live-stage")).to_contain_text("About 5 minutes left (4 to 7 min)")
         expect(page.locator("#live-log")).to_have_text("a later word <b>not bold</b>")
         assert page.locator("h2", has_text="Log").bounding_box() == before  # nothing jumps
         tell(folder)

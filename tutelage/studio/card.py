@@ -21,7 +21,9 @@ TEXT = """# Human feedback
 
 `group_id` in preferences is the same for all pairs of one prompt's responses: keep them in one batch, or a reward
 model overfits (InstructGPT, section 3.5). `form_version` and `instruction_mode` in rankings say on which form and
-under which instruction an answer was given.
+under which instruction an answer was given. `ratings` has one entry for each response, in their order, or none:
+`likert` from 1 (worst) to 7, `flags` that are true of it (what is not named was not ticked), and `note`, free text of
+the labeler for whoever reads the answer: not for training, and it may name people.
 
 ## Whose judgements
 

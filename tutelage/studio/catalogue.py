@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row
 from tutelage.records import Prompt
 from tutelage.studio import aside
 from tutelage.studio.aside import Aside
+from tutelage.studio.forms import QUESTIONS
 from tutelage.studio.harvest import answer_ids
 from tutelage.studio.intake import prompt_of
 from tutelage.studio.schema import accounts, answers, batches, imports, items, prompts, responses
@@ -116,8 +117,20 @@ def imported(store: Store, name: str = "") -> list[Import]:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """A response as one labeler saw it. likert: 0 where it was not rated; flags: what was ticked, in words."""
+
+    rank: int
+    model: str
+    text: str
+    likert: int
+    flags: list[str]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answered:
-    """One answer to a prompt. `ranked`: (rank, model, text) of each response, best first; empty for a demonstration."""
+    """One answer to a prompt. `ranked`: its responses, best first; empty for a demonstration."""
 
     id: str
     aside: Aside | None
@@ -126,8 +139,10 @@ class Answered:
     kind: str
     batch: str
     batch_id: str
+    at: float
+    seconds: float
     text: str
-    ranked: list[tuple[int, str, str]]
+    ranked: list[Judged]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +178,8 @@ def _answers(tx: Connection, prompt: str) -> list[Answered]:
             answers.c.id,
             answers.c.body,
             answers.c.account_id,
+            answers.c.created,
+            answers.c.seconds,
             accounts.c.name,
             batches.c.kind,
             batches.c.name.label("batch"),
@@ -178,6 +195,20 @@ def _answers(tx: Connection, prompt: str) -> list[Answered]:
 
 
 def _answered(row: Row[Any], texts: dict[str, tuple[str, str]], left: Aside | None) -> Answered:
-    ranked = [(rank, *texts[name]) for rank, name in zip(row.body.get("ranks", ()), row.responses, strict=True)]
-    text = row.body.get("response") or row.body.get("edited", "")
-    return Answered(row.id, left, row.name, row.account_id, row.kind, row.batch, row.batch_id, text, sorted(ranked))
+    body = row.body
+    ranks = body.get("ranks", ())
+    ratings = body.get("ratings") or [{}] * len(ranks)  # what was ranked elsewhere may come without
+    ranked = [
+        Judged(rank, *texts[name], rating.get("likert", 0), _ticked(rating), rating.get("note", ""))
+        for rank, name, rating in zip(ranks, row.responses, ratings, strict=True)
+    ]
+    text = body.get("response") or body.get("edited", "")
+    ranked.sort(key=lambda one: (one.rank, one.model, one.text))
+    return Answered(
+        row.id, left, row.name, row.account_id, row.kind, row.batch, row.batch_id, row.created, row.seconds, text, ranked
+    )
+
+
+def _ticked(rating: dict[str, Any]) -> list[str]:
+    """The labels of a rating's flags that are true."""
+    return [QUESTIONS[name][0] for name, true in rating.get("flags", {}).items() if true and name in QUESTIONS]

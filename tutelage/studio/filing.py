@@ -254,7 +254,7 @@ def _ranked(tx: Connection, now: float, people: _People, rows: Sequence[Ranking]
 
 
 def _body(ranking: Ranking, order: Sequence[int]) -> dict[str, Any]:
-    ratings = [{"likert": r.likert, "flags": r.flags, "note": ""} for r in ranking.ratings]
+    ratings = [{"likert": r.likert, "flags": r.flags, "note": r.note} for r in ranking.ratings]
     return {
         "ranks": [ranking.ranks[i] for i in order],
         "ratings": [ratings[i] for i in order] if ratings else [],

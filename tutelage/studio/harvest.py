@@ -159,7 +159,9 @@ def _harvested(row: Row[Any], texts: dict[str, Row[Any]]) -> Harvested:
         prompt=row.text,
         responses=shown,
         ranks=ranks,
-        ratings=tuple(Rating(likert=r["likert"], flags=r["flags"]) for r in row.body["ratings"]),
+        ratings=tuple(
+            Rating(likert=r["likert"], flags=r["flags"], note=r.get("note", "")) for r in row.body["ratings"]
+        ),
         labeler=pseudonym(row.account_id),
         group=row.team,
         order_seed=row.order_seed,

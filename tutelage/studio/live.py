@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage import roundfolder
+from tutelage import roundfolder, roundtime
 from tutelage.curves import curves
 from tutelage.run import Run
 from tutelage.studio import rounds
@@ -35,6 +35,7 @@ class Watched:
 class Live:
     """Everything that changes while a round trains."""
 
+    left: str
     line: str
     place: int
     of: int
@@ -51,6 +52,7 @@ def live(found: Round) -> Live:
     samples = runs["ppo_ptx"].rows("samples.jsonl") if "ppo_ptx" in runs else []
     last = max((row["iteration"] for row in samples), default=0)
     return Live(
+        left=roundtime.words(roundtime.left(found.folder, _earlier(found))),
         line=str(stage.get("line", "starting")),
         place=int(stage.get("place", 0)),
         of=int(stage.get("of", 0)),
@@ -59,6 +61,12 @@ def live(found: Round) -> Live:
         iteration=last,
         log=rounds.log_tail(found.folder),
     )
+
+
+def _earlier(found: Round) -> list[dict[str, Any]]:
+    """What the rounds before this one told of themselves, the newest first."""
+    paths = (found.folder.parent / f"round-{number}" for number in range(found.number - 1, 0, -1))
+    return [told for path in paths if (told := roundfolder.read_json(path / roundfolder.FINISHED)) is not None]
 
 
 def _run(path: Path) -> Run | None:

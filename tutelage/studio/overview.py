@@ -227,6 +227,8 @@ def _of_round(last: Round) -> Step:
         return Step(f"Round {last.number} is training.", "You may close this page.", "wait", where, "Watch it")
     if last.state == "stopping":
         return Step(f"Round {last.number} is being stopped.", "It can go on later.", "wait", where, "Watch it")
+    if last.state == "waiting":
+        return Step(f"Round {last.number} waits for a decision.", last.message, "wait", where, "Decide")
     if last.state == "stopped":
         why = "It goes on from its last checkpoint; nothing is lost."
         return Step(f"Round {last.number} was stopped. Go on with it.", why, "resume", where, "Go on")

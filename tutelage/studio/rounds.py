@@ -2,7 +2,8 @@
 
 `tutelage round` runs in a session of its own. It holds an open, locked file from before it starts until it ends, so
 that whether it lives is known from the lock alone: after a restart of the studio, and whoever got its process id since.
-One round runs at a time. What it prints goes to log.txt; what it leaves in next.jsonl and judge.jsonl becomes a batch
+One round runs at a time. One that has a question (question.json) waits, without a process, until a person has decided.
+What it prints goes to log.txt; what it leaves in next.jsonl and judge.jsonl becomes a batch
 to rank and a batch to judge, in the transaction that says the round is finished, so exactly once.
 """
 
@@ -40,6 +41,8 @@ from tutelage.studio.schema import rounds
 from tutelage.studio.store import Store, Unavailable
 
 RUNNING = ("running", "stopping")
+CHOICES = ("accept_weak_reward", "collect_more")
+"""What can be decided on a round whose reward model is not shown to be better than guessing."""
 ALIVE, LOG, CONFIG = ".alive", "log.txt", "config.json"
 GRACE = 20.0
 """Seconds between asking a round to stop and ending it: it repeats what it did since its last checkpoint."""
@@ -139,16 +142,34 @@ def _data(project: Project, number: int) -> Path:
 
 def resume(store: Store, number: int, by: Account) -> None:
     """Go on with a round that was stopped or failed. Raises UserError for any other."""
+    _again(store, number, by, ("stopped", "failed"), "resume", {})
+
+
+def decide(store: Store, number: int, by: Account, choice: str) -> None:
+    """Go on with a round that waits: to PPO all the same, or without it. The choice is one of `CHOICES` and stays, so
+    that a stop later asks nothing again. Raises UserError for a round that does not wait."""
+    if choice not in CHOICES:
+        raise UserError(f"no choice {choice!r}; one of {', '.join(CHOICES)}")
+    _again(store, number, by, ("waiting",), choice, {name: name == choice for name in CHOICES})
+
+
+def _again(store: Store, number: int, by: Account, states: tuple[str, ...], step: str, changes: dict[str, Any]) -> None:
+    """Start the process of a round once more, with changes to its config."""
     found = one(store, number)
-    if found.state not in ("stopped", "failed") or number != all_rounds(store)[0].number:
-        raise UserError(f"round {number} is {found.state}; only the latest round, stopped or failed, can go on")
+    if found.state not in states or number != all_rounds(store)[0].number:
+        raise UserError(f"round {number} is {found.state}; only the latest round, {' or '.join(states)}, can go on")
     with _alive_lock(found.folder) as lock:
         with store.write() as tx:
             one_at_a_time(tx)
             _none_runs(tx)
+            state = tx.execute(sa.select(rounds.c.state).where(rounds.c.number == number)).scalar_one()
+            if state not in states:
+                raise UserError(f"round {number} is {state} meanwhile")
             now = store.clock()
             tx.execute(_of(number).values(state="running", message="", ended=None))
-            log(tx, now, by.id, "round", str(number), step="resume")
+            log(tx, now, by.id, "round", str(number), step=step)
+        if changes:
+            write_json(found.folder / CONFIG, (roundfolder.read_json(found.folder / CONFIG) or {}) | changes)
         _launch(store, number, found.folder, lock)
 
 
@@ -281,6 +302,8 @@ def _close(store: Store, number: int) -> None:
                 values: dict[str, Any] = {"state": "finished", "settings": found.settings | {"batches": made}}
             except UserError as error:
                 values = {"state": "failed", "message": f"its responses could not be taken in: {error}"}
+        elif question := roundfolder.read_json(found.folder / roundfolder.QUESTION):
+            values = {"state": "waiting", "message": str(question.get("question", ""))}
         elif found.state == "stopping":
             values = {"state": "stopped", "message": ""}
         else:

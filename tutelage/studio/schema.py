@@ -258,7 +258,7 @@ rounds = Table(
     "round",
     metadata,
     Column("number", Integer, primary_key=True),
-    Column("state", String(16), nullable=False),  # running, stopping, stopped, failed, finished
+    Column("state", String(16), nullable=False),  # running, stopping, stopped, waiting, failed, finished
     Column("folder", Text, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("settings", JSON, nullable=False),

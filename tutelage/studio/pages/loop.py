@@ -95,6 +95,15 @@ def resume(store: TheStore, project: TheProject, me: Runs, number: int) -> Respo
     return RedirectResponse(f"/rounds/{number}", 303)
 
 
+@router.post("/rounds/{number}/decide")
+def decide(store: TheStore, project: TheProject, me: Runs, number: int, choice: Annotated[str, Form()]) -> Response:
+    """Go on with a round that waits, as was chosen."""
+    _found(store, number)
+    _alone(project)
+    rounds.decide(store, number, me, choice)
+    return RedirectResponse(f"/rounds/{number}", 303)
+
+
 @router.get("/rounds/{number}/report")
 def report(store: TheStore, me: Sees, number: int) -> Response:
     """The report the round left."""

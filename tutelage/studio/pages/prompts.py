@@ -9,7 +9,7 @@ from fastapi import APIRouter, File, Form, HTTPException, Query, Request, Upload
 from fastapi.responses import RedirectResponse, Response
 
 from tutelage.records import PROMPT_KINDS, SPLITS, USE_CASES, UserError
-from tutelage.studio import aside, catalogue, intake
+from tutelage.studio import aside, catalogue, intake, told
 from tutelage.studio.accounts import Account
 from tutelage.studio.app import Runs, Sees, TheStore, page
 from tutelage.studio.store import Store
@@ -128,4 +128,4 @@ def one(request: Request, store: TheStore, me: Sees, name: str) -> Response:
     found = catalogue.one(store, name)
     if found is None:
         raise HTTPException(404, "there is no such prompt")
-    return page(request, "prompts_one.html", me, found=found)
+    return page(request, "prompts_one.html", me, found=found, told=told)

@@ -4,7 +4,7 @@
 import { dragging } from "./drag.js";
 import { Keys } from "./keys.js";
 import { Ranking, proposed } from "./ranks.js";
-import { everywhere, reading } from "./reading.js";
+import { everywhere, folding, reading } from "./reading.js";
 import { Task } from "./task.js";
 
 const $ = (selector) => document.querySelector(selector);
@@ -134,7 +134,7 @@ function show() {
   for (const [place, card] of cards.entries()) {
     for (const radio of card.querySelectorAll(".ranks input")) radio.checked = Number(radio.value) === ranking.ranks[place];
     const mark = likert(place);
-    card.querySelector(".own").textContent = mark ? `rated ${mark} of 7` : "not rated yet";
+    card.querySelector(".own").textContent = mark ? `rated ${mark}` : "not rated";
     document.querySelector(`#steps a[href="#${place + 1}"]`).dataset.done = String(Boolean(mark));
   }
   for (const row of document.querySelectorAll("#order [data-rank]")) {
@@ -229,6 +229,7 @@ dragging($("#order"), setRank);
 addEventListener("hashchange", () => turn());
 
 reading();
+folding();
 const flag = (key) => cards[Number(shown) - 1].querySelector(`.flags input[data-key="${key}"]`)?.click();
 const keysOfFlags = Array.from(cards[0].querySelectorAll(".flags input"), (box) => box.dataset.key);
 new Keys(

@@ -20,8 +20,31 @@ export function reading() {
   document.querySelector("#help").addEventListener("click", () => document.querySelector("#help-dialog").showModal());
   const guidelines = document.querySelector("#guidelines");
   const name = `guidelines-${document.querySelector("#task").dataset.kind}`; // wanted beside the writing, in the way of ranks
-  guidelines.open = remembered(name, guidelines.dataset.first) === "open";
+  const beside = matchMedia("(min-width: 60rem)").matches; // in a narrow window they would stand before the work
+  guidelines.open = remembered(name, beside ? guidelines.dataset.first : "closed") === "open";
   guidelines.addEventListener("toggle", () => remember(name, guidelines.open ? "open" : "closed"));
+}
+
+/** Texts that are cut, so that the beginnings of all are on one screen, get a button that shows the whole. */
+export function folding() {
+  for (const button of document.querySelectorAll(".unfold")) {
+    const holder = button.closest("[data-open]");
+    const texts = [...holder.querySelectorAll(":scope > .rendered, :scope > .plain")];
+    const look = () => {
+      const open = holder.dataset.open === "true";
+      const cut = texts.some((text) => text.scrollHeight > text.clientHeight + 1);
+      holder.dataset.cut = String(cut);
+      button.hidden = !open && !cut;
+      button.textContent = open ? "Less" : "More";
+      button.setAttribute("aria-expanded", String(open));
+    };
+    button.addEventListener("click", () => {
+      holder.dataset.open = String(holder.dataset.open !== "true");
+      look();
+    });
+    const watch = new ResizeObserver(look);
+    for (const text of texts) watch.observe(text);
+  }
 }
 
 export const everywhere = (task) => [
