@@ -1,7 +1,7 @@
 """Every block of commands in the documentation runs as it is written, in a terminal, in a copy of this checkout.
 
-The quick runs use a stand-in for the embedded model (tests/tinymodels.py) and a small part of the embedded workflow; the
-slow ones the real model and all of it. Nothing else differs: what is typed is what the pages say.
+The quick runs use a stand-in for the embedded model (tests/tinymodels.py) and a small part of the embedded workflow;
+the slow ones the real model and all of it. Nothing else differs: what is typed is what the pages say.
 """
 
 from __future__ import annotations
