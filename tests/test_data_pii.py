@@ -87,6 +87,7 @@ CLEAN = [
 ]
 
 
+@pytest.mark.attack("texts that slow the search for personal data down")
 @pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in FOUND.items() for text in texts])
 def test_is_found_and_nothing_else_with_it(kind: str, text: str) -> None:
     found = find_pii(text)
@@ -141,3 +142,37 @@ def test_any_text_gives_ordered_disjoint_spans(text: str) -> None:
     found = find_pii(text)
     assert all(0 <= pii.start < pii.end <= len(text) for pii in found)
     assert all(one.end <= two.start for one, two in pairwise(found))
+
+
+MANY = {
+    "emails": "ab@cd.ef ",
+    "mail-like": "a.b@c-",
+    "cards": "4111-1111-1111-1111 ",
+    "groups": "4444-",
+    "ibans": "GB82WEST12345698765432 ",
+    "ssns": "123-45-6789 ",
+    "ips": "8.8.8.8 ",
+    "colons": "a:",
+    "phones": "+44 20 7946 0958 ",
+    "phone-like": " 1",
+    "calls": "call 1-2 ",
+    "dates": "1/1/",
+    "streets": "12 Baker Street, ",
+    "capitals": "1 A'1",
+    "rues": "1 rue A'",
+    "vias": "Via A-",
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_time_grows_with_the_text_and_not_with_its_square(name: str) -> None:
+    def seconds(size: int) -> float:
+        text = MANY[name] * (size // len(MANY[name]))
+        best = float("inf")
+        for _ in range(2):
+            start = time.process_time()  # of this process alone, however busy the machine is
+            find_pii(text)
+            best = min(best, time.process_time() - start)
+        return best
+
+    assert seconds(64_000) < 16 * seconds(8_000) + 0.1  # 8 times where linear, 64 where quadratic

@@ -84,6 +84,7 @@ RANKING_ROW: dict[str, Any] = {
 # ---- round trips -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack("numbers and nesting that other programs cannot hold")
 @pytest.mark.parametrize("record", EVERY, ids=lambda r: type(r).__name__)
 def test_a_record_comes_back_the_same(record: Any, tmp_path: Path) -> None:
     path = tmp_path / "folder" / "rows.jsonl"
@@ -318,3 +319,61 @@ def test_importing_records_costs_no_torch() -> None:
     code = "import sys, tutelage.records; print(*sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+# ---- bounds ----------------------------------------------------------------------------------------------------
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+PAIR = [{"id": "a", "text": "one"}, {"id": "b", "text": "two"}]
+RANKED = {"prompt_id": "p", "prompt": "Why?", "responses": PAIR, "ranks": [1, 2]}
+
+
+def sampled(value: Any) -> dict[str, Any]:
+    return {"responses": [PAIR[0] | {"sampling": value}, PAIR[1]]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "says"),
+    [
+        (Ranking, {"ranks": [1, 10**30]}, "'ranks' must be 1 for the best"),
+        (Ranking, {"ranks": [1, 2**64 + 5]}, "'ranks' must be 1"),
+        (Ranking, {"ranks": [1, 10**400]}, "'ranks' must be 1"),
+        (Ranking, {"ranks": [1, 3]}, "'ranks' must be 1"),
+        (Ranking, {"ranks": [2, 2]}, "'ranks' must be 1"),
+        (Ranking, {"ranks": [0, 1]}, "'ranks' must be 1"),
+        (Ranking, {"order_seed": 2**53}, "'order_seed' is a number beyond"),
+        (Ranking, {"form_version": -(2**53)}, "'form_version' is a number beyond"),
+        (Ranking, {"seconds": 10**400}, "'seconds' is a number beyond"),
+        (Ranking, {"seconds": 1e300}, "'seconds' is a number beyond"),
+        (Ranking, sampled({"seed": 2**70}), "'sampling.seed' is a number beyond"),
+        (Ranking, sampled({"a": [{"b": 2**70}]}), r"'sampling.a\[0\].b' is a number beyond"),
+        (Ranking, sampled(nested(99)), "'responses' is nested more than 100"),
+        (Ranking, {"responses": [PAIR[0] | {"tokens": 10**30}, PAIR[1]]}, "'tokens' is a number beyond"),
+        (Prompt, {"id": "p", "text": "x", "checks": [{"n": 10**400}]}, r"'checks\[0\].n' is a number beyond"),
+        (Prompt, {"id": "p", "text": "x", "checks": [nested(100)]}, "'checks' is nested more than 100"),
+        (Prompt, {"id": "p", "text": nested(900)}, "'text' is nested more than 100"),
+    ],
+)
+def test_what_other_programs_could_not_hold_is_refused(tmp_path: Path, kind: Any, row: Any, says: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    whole = RANKED | row if kind is Ranking else row
+    path.write_text("\n" + json.dumps(whole) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"rows.jsonl, line 2: .*{says}") as caught:
+        read_records(kind, path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300 + len(str(path))
+
+
+def test_what_is_just_within_the_bounds_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = RANKED | sampled(nested(90) | {"seed": 2**53 - 1}) | {"ranks": [1, 1], "order_seed": -5}
+    path.write_text(json.dumps(row), encoding="utf-8")
+    [read] = read_records(Ranking, path)
+    assert json.loads(json.dumps(to_dict(read)))["responses"] == json.loads(json.dumps(to_dict(read)["responses"]))
+    assert read.responses[0].sampling["seed"] == 2**53 - 1

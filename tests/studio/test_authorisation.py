@@ -51,6 +51,7 @@ MAY = {
     "POST /api/preview": "cdlhra",
     "GET /prompts": "ra",
     "POST /prompts": "a",
+    "POST /prompts/aside": "ra",
     "GET /prompts/import": "a",
     "POST /prompts/import": "a",
     "GET /prompts/import/{number}": "ra",

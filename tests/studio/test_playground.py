@@ -203,7 +203,7 @@ def test_too_many_in_line_are_turned_away_and_closing_lets_all_go() -> None:
         time.sleep(0.01)
     for one in heard[1:]:
         host.ask({}, one)
-    with pytest.raises(Busy, match=f"{keeper.WAITING + 1} people are waiting"):
+    with pytest.raises(Busy, match=f"{keeper.WAITING} questions are waiting"):
         host.ask({}, Heard())
     pid = host.pid
     host.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
@@ -54,37 +54,6 @@ def test_a_page_of_another_site_cannot_log_anybody_out(visit: Visit) -> None:
     me = visit("labeler")
     assert me.post("/logout", headers={"Origin": "http://evil.example"}).status_code == 403
     assert me.get("/", follow_redirects=False).status_code == 200
-
-
-# ---- the size of a request -------------------------------------------------------------------------------------
-
-
-@pytest.mark.attack("a request that announces too large a body")
-def test_a_body_that_says_it_is_too_large_is_refused(client: TestClient) -> None:
-    found = client.post("/login", headers={"Content-Length": str(security.LARGEST + 1)}, content=b"x")
-    assert (found.status_code, found.json()["problem"]) == (413, "more than 32 MB at once")
-
-
-@pytest.mark.attack("a body that grows too large without announcing it")
-@pytest.mark.parametrize("path", ["/login", "/api/task/x/submit"])
-def test_a_body_that_does_not_say_so_is_refused_when_it_is(
-    visit: Visit, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
-    monkeypatch.setattr(security, "LARGEST", 10_000)
-
-    def long() -> Iterator[bytes]:
-        for _ in range(20):
-            yield b"x" * 1000
-
-    kind = "application/json" if path.startswith("/api") else "application/x-www-form-urlencoded"
-    found = visit("labeler").post(path, content=long(), headers={"Content-Type": kind})
-    assert found.status_code == 413
-
-
-@pytest.mark.attack("a Content-Length that is no length")
-@pytest.mark.parametrize("length", ["words", "-1", "9" * 5000])
-def test_a_length_that_is_none_breaks_nothing(client: TestClient, length: str) -> None:
-    assert client.post("/login", headers={"Content-Length": length}, content=b"x").status_code < 500
 
 
 # ---- headers ---------------------------------------------------------------------------------------------------

@@ -26,7 +26,19 @@ from tutelage.studio import store as store_module
 from tutelage.studio.backup import backup, dump, restore
 from tutelage.studio.check import check
 from tutelage.studio.forms import default_form, form
-from tutelage.studio.schema import APPEND_ONLY, HEAD, VERSIONS, actions, forms, grades, items, metadata, topics, votes
+from tutelage.studio.schema import (
+    APPEND_ONLY,
+    HEAD,
+    VERSIONS,
+    actions,
+    asides,
+    forms,
+    grades,
+    items,
+    metadata,
+    topics,
+    votes,
+)
 from tutelage.studio.store import Store, Unavailable, connect, open_store, url_of
 
 # ---- schema ----------------------------------------------------------------------------------------------------
@@ -96,6 +108,7 @@ def test_what_people_did_cannot_be_changed_or_deleted(store: Store, made: Made, 
         revision = {"account_id": me, "number": 1, "created": 0.0}
         tx.execute(topics.insert().values(id="topic", text="the sea", **revision))
         tx.execute(grades.insert().values(id="grade", answer_id=answer, grade=4, **revision))
+        tx.execute(asides.insert().values(id="aside", answer_id=answer, aside=True, reason="", **revision))
     before = list(dump(store))
     statement = f'DELETE FROM "{table}"' if verb == "DELETE" else f"UPDATE \"{table}\" SET id = 'x'"
     with pytest.raises(sa.exc.DBAPIError, match="append-only"), store.write() as tx:
@@ -341,9 +354,8 @@ def test_a_locked_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert "database is locked" in one_line(url_of(tmp_path))
 
 
-def test_a_database_that_is_locked_while_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "BUSY", 0.1)
-    opened = open_store(url_of(tmp_path))
+def test_a_database_that_is_locked_while_it_serves(tmp_path: Path) -> None:
+    opened = open_store(url_of(tmp_path), patience=0.1)
     with contextlib.closing(sqlite3.connect(tmp_path / "studio.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable, match=r"locked.*nothing was saved"), opened.write():
@@ -353,10 +365,8 @@ def test_a_database_that_is_locked_while_it_serves(tmp_path: Path, monkeypatch: 
     opened.close()
 
 
-def test_a_writer_that_waits_too_long_is_told_and_the_next_one_gets_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened = open_store(url_of(tmp_path))
+def test_a_writer_that_waits_too_long_is_told_and_the_next_one_gets_in(tmp_path: Path) -> None:
+    opened = open_store(url_of(tmp_path), patience=0.05)
     inside, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -367,7 +377,6 @@ def test_a_writer_that_waits_too_long_is_told_and_the_next_one_gets_in(
     other = threading.Thread(target=hold)
     other.start()
     inside.wait()
-    monkeypatch.setattr(store_module, "BUSY", 0.05)
     with pytest.raises(Unavailable, match=r"busy.*nothing was saved"), opened.write():
         pass
     leave.set()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from bisect import bisect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -43,20 +44,31 @@ def find_pii(text: str) -> tuple[Pii, ...]:
     for kind, finder in _FINDERS:
         spans = list(finder(text))
         found += [Pii(kind, start, end) for start, end in spans]
-        for start, end in spans:
-            text = text[:start] + "#" * (end - start) + text[end:]
+        text = _hidden(text, spans)
     return tuple(sorted(found, key=lambda pii: pii.start))
 
 
 Span = tuple[int, int]
 
 
+def _hidden(text: str, spans: Iterable[Span]) -> str:
+    """The text with # in place of the spans, which overlap none of each other."""
+    parts, at = [], 0
+    for start, end in sorted(spans):
+        parts += [text[at:start], "#" * (end - start)]
+        at = end
+    return "".join([*parts, text[at:]])
+
+
 def _apart(spans: Iterable[Span]) -> list[Span]:
-    """The spans that overlap none before them."""
+    """The spans that overlap none before them, in order of position."""
     taken: list[Span] = []
-    for start, end in spans:
-        if all(end <= first or start >= last for first, last in taken):
-            taken.append((start, end))
+    for span in spans:
+        place = bisect(taken, span)
+        after_the_last = place == 0 or taken[place - 1][1] <= span[0]
+        before_the_next = place == len(taken) or span[1] <= taken[place][0]
+        if after_the_last and before_the_next:
+            taken.insert(place, span)
     return taken
 
 

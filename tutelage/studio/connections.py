@@ -7,20 +7,44 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 import time
 from typing import Any
 
+import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 SECONDS = 15.0
 """How long a connection may take to send a request's headers, or what is left of a body that was refused."""
 
 
+ACCEPTED = 32
+"""Connections that are accepted before the event loop turns to those that are there. asyncio would accept as many as
+may wait in the system's line, and run out of files before `Connection` could close any."""
+LINE = 1024
+"""Connections that may wait in the system's line."""
+FILES = 6000
+"""Files that the process would like to be allowed to have open."""
+
+
 def most() -> int:
-    """Connections at a time, beyond which the one that has waited longest for a request is closed: half of what the
-    system lets this process open, for databases and files need some too."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 2000 if soft == resource.RLIM_INFINITY else min(2000, soft // 2)
+    """Connections at a time, beyond which the one that has waited longest for a request is closed: a third of the files
+    that this process may have open, for databases need some too."""
+    return min(FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0]) // 3
+
+
+class Server(uvicorn.Server):
+    """uvicorn, accepting a few connections at a time."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and let as many wait in line as ever."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < FILES:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(FILES, hard), hard))
+        self.config.backlog = ACCEPTED
+        await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(LINE)
 
 
 class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
@@ -41,9 +65,14 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().connection_made(transport)
         self._start()
         if len(self.connections) > most():
-            waiting = [c for c in self.connections if isinstance(c, Connection) and not c.answering and c is not self]
-            if waiting:
-                min(waiting, key=lambda c: c.since).transport.abort()
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Close what has waited longest. A connection that is closed stays among the others for a moment."""
+        here = [c for c in self.connections if not c.transport.is_closing()]
+        waiting = sorted((c for c in here if not c.answering and c is not self), key=lambda c: c.since)
+        for connection in waiting[: max(0, len(here) - most())]:
+            connection.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Stop the clock where this made a request whole; let it run on where not."""

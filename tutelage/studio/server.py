@@ -15,7 +15,7 @@ import uvicorn
 from tutelage.records import UserError
 from tutelage.studio import accounts, rounds
 from tutelage.studio.app import build
-from tutelage.studio.connections import Connection
+from tutelage.studio.connections import LINE, Connection, Server
 from tutelage.studio.project import open_project
 from tutelage.studio.security import loopback
 from tutelage.studio.store import PATIENCE, open_store, url_of
@@ -59,7 +59,7 @@ def serve(folder: Path, *, host: str, port: int, database: str, browser: bool) -
             )
             watching = rounds.watch(store, ended)
             with contextlib.suppress(KeyboardInterrupt):  # the ordinary way to stop
-                uvicorn.Server(config).run(sockets=[listening])
+                Server(config).run(sockets=[listening])
             ended.set()
             watching.join()
     finally:
@@ -89,7 +89,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, one))
-            listening.listen(1024)
+            listening.listen(LINE)
         except OSError as error:
             listening.close()
             reason = error.strerror or str(error)
