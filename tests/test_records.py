@@ -100,7 +100,10 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 @given(texts, texts, st.integers(2, 9).flatmap(lambda k: st.lists(st.integers(1, k), min_size=k, max_size=k)))
 def test_any_text_and_any_ranks_come_back_the_same(first: str, second: str, ranks: list[int]) -> None:
     responses = tuple(Response(id=f"{second}{i}", text=first) for i in range(len(ranks)))
-    ranking = Ranking(prompt_id=first, prompt=f"?{second}", responses=responses, ranks=tuple(ranks))
+    dense = {rank: place for place, rank in enumerate(sorted(set(ranks)), start=1)}
+    ranking = Ranking(
+        prompt_id=first, prompt=f"?{second}", responses=responses, ranks=tuple(dense[rank] for rank in ranks)
+    )
     line = json.dumps(to_dict(ranking), ensure_ascii=False)
     assert "\n" not in line
     assert from_dict(Ranking, json.loads(line)) == ranking
