@@ -87,7 +87,6 @@ CLEAN = [
 ]
 
 
-@pytest.mark.attack("texts that slow the search for personal data down")
 @pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in FOUND.items() for text in texts])
 def test_is_found_and_nothing_else_with_it(kind: str, text: str) -> None:
     found = find_pii(text)
@@ -164,6 +163,7 @@ MANY = {
 }
 
 
+@pytest.mark.attack("texts that slow the search for personal data down")
 @pytest.mark.parametrize("name", MANY)
 def test_time_grows_with_the_text_and_not_with_its_square(name: str) -> None:
     def seconds(size: int) -> float:

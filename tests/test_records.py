@@ -84,7 +84,6 @@ RANKING_ROW: dict[str, Any] = {
 # ---- round trips -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.attack("numbers and nesting that other programs cannot hold")
 @pytest.mark.parametrize("record", EVERY, ids=lambda r: type(r).__name__)
 def test_a_record_comes_back_the_same(record: Any, tmp_path: Path) -> None:
     path = tmp_path / "folder" / "rows.jsonl"
@@ -342,6 +341,7 @@ def sampled(value: Any) -> dict[str, Any]:
     return {"responses": [PAIR[0] | {"sampling": value}, PAIR[1]]}
 
 
+@pytest.mark.attack("numbers and nesting that other programs cannot hold")
 @pytest.mark.parametrize(
     ("kind", "row", "says"),
     [
