@@ -91,8 +91,8 @@ def loop(config: LoopConfig, recipe: Recipe) -> dict[str, Any]:
     from tutelage.evaluate.summary import summarise
     from tutelage.report import write_report
 
+    workflow = workflows.load(config.workflow)
     with exclusive(config.out):
-        workflow = workflows.load(config.workflow)
         stages = Stages(config.out, {}, total=7 + config.with_ppo)
         one = Loop(config, recipe, workflow, write_data(config.out / "data", workflow), stages)
 
