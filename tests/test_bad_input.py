@@ -15,7 +15,7 @@ import pytest
 import torch
 from tinyloop import Data, ppo_config, prompts, ranking, reward_config, sample_config, sft_config, write_data
 
-from tutelage import cli, ppo, reward, sample, sft
+from tutelage import cli, model, ppo, reward, sample, sft
 from tutelage.model import Lm
 from tutelage.records import to_dict, write_records, write_text
 
@@ -229,7 +229,7 @@ def test_a_split_nobody_is_in(loop: Loop, refused: Refused, tmp_path: Path) -> N
 def test_a_prompt_too_long(command: str, loop: Loop, refused: Refused, tmp_path: Path) -> None:
     said = refused(loop.words(command, tmp_path / "run", max_prompt_tokens=5))
     file = {"sft": "demonstrations", "reward": "rankings"}.get(command, "prompts")
-    assert said.startswith(f"{getattr(loop.data, file)}: ")
+    assert said.startswith(f"{getattr(loop.data, file)}, line 1: ")
     assert "the limit is 5 (it begins: 'Tell me about the parcel')" in said
 
 
@@ -239,16 +239,16 @@ def test_more_than_the_model_has_room_for(
 ) -> None:
     monkeypatch.setattr(Lm, "room", 12)
     said = refused(loop.words(command, tmp_path / "run"))
-    assert said.startswith(f"{getattr(loop.data, kind)}: ")
-    assert said.endswith("room for 12")
+    assert said.startswith(f"{getattr(loop.data, kind)}, line 1: ")
+    assert " has room for 12; shorten it, or leave out what is too long with --drop-long" in said
 
 
 @pytest.mark.parametrize(("command", "kind"), [("sft", "demonstrations"), ("reward", "rankings")])
 def test_a_response_too_long(command: str, kind: str, loop: Loop, refused: Refused, tmp_path: Path) -> None:
     said = refused(loop.words(command, tmp_path / "run", max_response_tokens=3))
-    assert said.startswith(f"{getattr(loop.data, kind)}: ")
-    assert "field 'response" in said
-    assert said.endswith("the limit is 3")
+    assert said.startswith(f"{getattr(loop.data, kind)}, line 1: ")
+    assert ": a response has " in said
+    assert "the limit is 3; shorten it" in said
 
 
 @pytest.mark.parametrize(("command", "kind"), [("sft", "demonstrations"), ("reward", "rankings")])
@@ -448,7 +448,35 @@ def test_a_damaged_checkpoint(loop: Loop, refused: Refused, tmp_path: Path, monk
         assert cli.main(words) == 130
     (state,) = (tmp_path / "run" / "checkpoints").glob("step-*/state.safetensors")
     state.write_bytes(state.read_bytes()[:1000])
-    assert refused(words).startswith(f"{state}: checkpoint cannot be read")
+    assert refused(words).startswith(f"{state}: damaged")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # the way out that it names
+    assert cli.main(words) == 0
+
+
+def test_a_type_that_means_another_on_resume(
+    loop: Loop, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = loop.words("sft", tmp_path / "run", epochs=2, dtype="auto")
+    for dtype in (torch.float32, torch.bfloat16):  # one processor, then another
+        monkeypatch.setattr(model, "choose_dtype", lambda device, wanted="auto", dtype=dtype: dtype)
+        with monkeypatch.context() as patch:
+            patch.setattr(sft, "save_lm", interrupt)
+            if dtype == torch.float32:
+                assert cli.main(words) == 130
+    said = refused(words)
+    assert said.startswith(f"{tmp_path / 'run'}: was begun in fp32 on ")
+    assert "bf16 here" in said
+    assert "--dtype fp32" in said
+    monkeypatch.undo()
+    assert cli.main(loop.words("sft", tmp_path / "run", epochs=2, dtype="fp32")) == 0  # the way out that it names
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward", "samples"])
+def test_every_stage_records_what_it_was_computed_on(kind: str, loop: Loop) -> None:
+    (computed,) = json.loads((getattr(loop, kind) / "run.json").read_text())["computed_on"]
+    assert computed["dtype"] == "fp32"
+    assert computed["threads"] == torch.get_num_threads()
+    assert {"processor", "device", "torch", "transformers"} <= computed.keys()
 
 
 def interrupt(*_: Any) -> None:
@@ -457,19 +485,37 @@ def interrupt(*_: Any) -> None:
 
 @pytest.mark.parametrize("damage", ["{}", "not JSON", None])
 def test_a_reward_model_without_its_shift(damage: str | None, loop: Loop, refused: Refused, tmp_path: Path) -> None:
-    shutil.copytree(loop.reward, tmp_path / "reward")
-    file = tmp_path / "reward" / "model" / "scalar.json"
+    folder = without_digests(loop.reward, tmp_path / "reward")
+    file = folder / "model" / "scalar.json"
     file.unlink() if damage is None else file.write_text(damage)
-    said = refused(loop.words("ppo", tmp_path / "run", reward=tmp_path / "reward"))
+    said = refused(loop.words("ppo", tmp_path / "run", reward=folder))
     assert said.startswith(f"{file}: missing or damaged")
+
+
+def without_digests(run: Path, folder: Path) -> Path:
+    """A copy whose files may be changed: as an older version wrote it."""
+    shutil.copytree(run, folder)
+    info = json.loads((folder / "run.json").read_text())
+    del info["files"]
+    write_text(folder / "run.json", json.dumps(info))
+    return folder
+
+
+def test_weights_that_are_not_what_was_trained(loop: Loop, refused: Refused, tmp_path: Path) -> None:
+    shutil.copytree(loop.sft, tmp_path / "sft")
+    file = tmp_path / "sft" / "model" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    for words in (["chat", str(tmp_path / "sft")], loop.words("sample", tmp_path / "run", model=tmp_path / "sft")):
+        assert refused(words).startswith(f"{file}: damaged")
 
 
 # ---- models ----------------------------------------------------------------------------------------------
 
 
 def test_a_reward_model_with_another_tokenizer(loop: Loop, refused: Refused, tmp_path: Path) -> None:
-    shutil.copytree(loop.reward, tmp_path / "reward")
-    file = tmp_path / "reward" / "model" / "tokenizer.json"
+    file = without_digests(loop.reward, tmp_path / "reward") / "model" / "tokenizer.json"
     held = json.loads(file.read_text())
     words = held["model"]["vocab"]
     (one, a), (two, b) = list(words.items())[300:302]

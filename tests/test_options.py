@@ -19,7 +19,7 @@ OPTIONS = {
         clip_norm trainable_layers max_prompt_tokens max_response_tokens drop_long dtype seed
     """,
     "SampleConfig": """
-        model prompts out split k limit temperatures max_prompt_tokens max_response_tokens shots
+        model prompts out split k limit temperatures max_prompt_tokens max_response_tokens drop_long shots
         n_shots name batch dtype seed
     """,
     "RankConfig": "samples workflow out labelers seed",
@@ -31,14 +31,14 @@ OPTIONS = {
         policy reward prompts out pretraining iterations episodes minibatch inner_epochs lr value_lr
         warmup_iterations beta clip value_clip gamma lam temperature whiten_rewards
         missing_eos_score ptx_coef ptx_ratio ptx_tokens ema keep max_kl checkpoint_every
-        snapshot_every trainable_layers max_prompt_tokens max_response_tokens clip_norm adam_eps
-        dtype seed
+        snapshot_every trainable_layers max_prompt_tokens max_response_tokens drop_long clip_norm
+        adam_eps dtype seed
     """,
     "EvaluateConfig": """
         answers workflow policy reward out ppo pretraining text_models frontier_k temperature
-        max_response_tokens dtype seed
+        max_response_tokens drop_long dtype seed
     """,
-    "LoopConfig": "workflow out model preset with_ppo test_limit dtype seed",
+    "LoopConfig": "workflow out model preset with_ppo test_limit drop_long dtype seed",
     "RoundConfig": """
         folder number groups k next_prompts judge_prompts accept_weak_reward collect_more dtype seed
     """,

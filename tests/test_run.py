@@ -372,6 +372,159 @@ def test_the_seconds_of_all_attempts_add_up(folder: Path, monkeypatch: pytest.Mo
     assert Run.open(folder).info["seconds"] == pytest.approx(17)
 
 
+# ---- damage ------------------------------------------------------------------------------------------------
+
+
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "half": half,
+    "flipped": flipped,
+    "empty": lambda path: path.write_bytes(b""),
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", ["state.txt", "state.json", "SHA256SUMS", "metrics.jsonl", "samples.jsonl"])
+def test_a_damaged_checkpoint_is_one_line_and_a_way_out(folder: Path, file: str, damage: str) -> None:
+    run = Run.start(folder, "sft", Config())
+    steps(run, 0, 5)
+    path = folder / file if file.endswith(".jsonl") else folder / "checkpoints" / "step-000004" / file
+    DAMAGES[damage](path)
+    again = Run.start(folder, "sft", Config())
+    kept = {log: (folder / log).read_bytes() for log in ("metrics.jsonl", "samples.jsonl") if (folder / log).exists()}
+    refused(again.latest, str(path.parent), f"delete {folder / 'checkpoints'}")
+    assert kept == {log: (folder / log).read_bytes() for log in kept}  # nothing is cut off what may be repaired
+    run_module.shutil.rmtree(folder / "checkpoints")
+    assert Run.start(folder, "sft", Config()).latest() is None
+
+
+@pytest.mark.parametrize("text", ["step-999999", "../../other", "..", "", "step-000004\nstep-000004"])
+def test_a_latest_that_names_no_checkpoint(folder: Path, text: str) -> None:
+    steps(Run.start(folder, "sft", Config()), 0, 5)
+    (folder / "checkpoints" / "latest").write_text(text)
+    refused(Run.start(folder, "sft", Config()).latest, str(folder / "checkpoints" / "latest"), "names no checkpoint")
+    assert (folder / "metrics.jsonl").exists()
+
+
+def test_what_follows_the_checkpoint_may_be_anything(folder: Path) -> None:
+    steps(Run.start(folder, "sft", Config()), 0, 5)
+    with (folder / "metrics.jsonl").open("ab") as log:
+        log.write(b"\x00\xff")
+    assert Run.start(folder, "sft", Config()).latest() is not None
+
+
+def finished(folder: Path) -> Path:
+    run = begun(folder)
+    run.model.mkdir()
+    (run.model / "model.safetensors").write_bytes(bytes(300_000))
+    (run.path / "records.jsonl").write_text('{"id": 1}\n')
+    run.finish()
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_finished_run_s_files_are_what_they_were(folder: Path, damage: str) -> None:
+    readers: dict[str, Callable[[], object]] = {
+        "model/model.safetensors": lambda: Run.open(folder).intact("model"),
+        "metrics.jsonl": lambda: Run.open(folder).rows("metrics.jsonl"),
+        "config.json": lambda: Run.open(folder).config(),
+        "records.jsonl": lambda: Run.start(
+            folder.parent / "next", "reward", Config(), parents={"rows": folder / "records.jsonl"}
+        ),
+    }
+    finished(folder)
+    for read in readers.values():
+        read()
+    for file, read in readers.items():
+        run_module.shutil.rmtree(folder)
+        finished(folder)
+        DAMAGES[damage](folder / file)
+        if (file, damage) != ("records.jsonl", "gone"):  # its reader says so
+            refused(read, str(folder / file))
+
+
+def test_what_nobody_reads_may_go(folder: Path) -> None:
+    finished(folder)
+    run_module.shutil.rmtree(folder / "model")
+    assert Run.open(folder).rows("metrics.jsonl") == [{"step": 0}]
+
+
+def test_a_run_of_an_older_version_has_no_digests(folder: Path) -> None:
+    info = json.loads((finished(folder) / "run.json").read_text())
+    del info["files"]
+    (folder / "run.json").write_text(json.dumps(info))
+    assert Run.open(folder).intact("model") == folder / "model"
+
+
+def test_a_line_of_a_log_that_is_none(folder: Path) -> None:
+    run = begun(folder)
+    for line in (b"{\n", b"7\n", b"\xff\n", b"\x00\x00\n"):
+        (folder / "metrics.jsonl").write_bytes(b'{"step": 0}\n' + line + b'{"step": 2}\n')
+        refused(lambda: run.rows("metrics.jsonl"), f"{folder / 'metrics.jsonl'}, line 2: damaged")
+
+
+# ---- what it is computed on --------------------------------------------------------------------------------
+
+
+def on(folder: Path, **environment: object) -> Run:
+    run = Run.start(folder, "sft", Typed())
+    run.computes(**environment)
+    return run
+
+
+@dataclass(frozen=True)
+class Typed(Config):
+    dtype: str = "auto"
+
+
+def test_going_on_with_other_threads_is_said_and_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = on(folder, dtype="fp32", threads=1)
+    assert run.latest() is None
+    steps(run, 0, 3)
+    assert on(folder, dtype="fp32", threads=1).latest() is not None
+    assert capsys.readouterr().err == ""
+    again = on(folder, dtype="fp32", threads=2)
+    assert again.latest() is not None
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith(f"tutelage: warning: {folder}: goes on with threads 1 before and 2 now: ")
+    again.finish()
+    computed = json.loads((folder / "run.json").read_text())["computed_on"]
+    assert [row["threads"] for row in computed] == [1, 2]
+    assert computed[0]["processor"] == computed[1]["processor"] != ""
+
+
+def test_what_left_no_checkpoint_is_not_named(folder: Path) -> None:
+    on(folder, dtype="fp32", threads=1).log("metrics.jsonl", {"step": 0})
+    run = on(folder, dtype="fp32", threads=2)
+    assert run.latest() is None
+    run.finish()
+    assert [row["threads"] for row in run.info["computed_on"]] == [2]
+
+
+def test_going_on_in_another_type_is_refused(folder: Path) -> None:
+    run = on(folder, dtype="bf16")
+    assert run.latest() is None
+    steps(run, 0, 3)
+    logs = (folder / "metrics.jsonl").read_bytes()
+    refused(on(folder, dtype="fp32").latest, str(folder), "begun in bf16", "fp32", "--dtype bf16")
+    assert (folder / "metrics.jsonl").read_bytes() == logs
+    refused(lambda: Run.start(folder, "sft", Typed(dtype="fp32")), "dtype='auto'", "'fp32'")
+    named = Run.start(folder, "sft", Typed(dtype="bf16"))  # the way out
+    named.computes(dtype="bf16")
+    assert named.latest() is not None
+
+
 # ---- digests -----------------------------------------------------------------------------------------------
 
 

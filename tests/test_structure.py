@@ -18,7 +18,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tutelage"
 FILE_LINES, FUNCTION_LINES, TRAIN_LINES = 400, 60, 120
 
-FOUNDATION = ("records", "run", "config", "settings")
+FOUNDATION = ("records", "run", "config", "settings", "lock", "integrity", "environment")
 """Import each other at most, no torch, nothing above them."""
 
 EQUATIONS = ("losses", "advantages")

@@ -14,12 +14,11 @@ from tutelage.config import load as load_config
 from tutelage.data.batches import pack, slices
 from tutelage.doctor import Check, Pair
 from tutelage.model import Lm, load
-from tutelage.records import Demonstration, Ranking, UserError, read_records
+from tutelage.records import UserError
 from tutelage.reward import Element
 from tutelage.run import Run
 from tutelage.scalar import ScalarHead, load_scalar
 from tutelage.settings import PpoConfig, RewardConfig, SftConfig
-from tutelage.template import prompt_ids, response_ids
 
 FEW = 8  # ranked prompts, or demonstrations, that a check reads
 
@@ -41,13 +40,12 @@ def _reward(run: Run) -> list[Check]:
     config = load_config(RewardConfig, run.path / "config.json")
     lm = load(config.model, trainable_layers=config.trainable_layers, dtype=config.dtype)
     network = load_scalar(run.intact("model"), lm)
-    rankings = read_records(Ranking, config.rankings)
-    shown = reward.elements_of(lm, config, [r for r in rankings if r.split == "train"][:FEW])
+    shown = reward.elements_of(lm, config, reward.read_rankings(config, train=True)[:FEW])
     if not shown:
         raise UserError(f"{config.rankings}: no rankings in the train split")
     pairs = [(e.prompt, r) for e in shown for r in e.responses]
     few = doctor.ragged(pairs[:4])
-    held = reward.elements_of(lm, config, [r for r in rankings if r.split != "train"])
+    held = reward.elements_of(lm, config, reward.read_rankings(config, train=False), needed=False)
     return [
         doctor.response_only(pack(few, lm.pad, lm.device), few),
         doctor.padding(lm, few),
@@ -109,10 +107,9 @@ def _order(run: Run, lm: Lm, network: ScalarHead, held: Sequence[Element]) -> Ch
 
 def _zero(lm: Lm, config: RewardConfig, network: ScalarHead) -> list[Check]:
     """Demonstrations score 0 on average, where the run was given some (paper section 3.5)."""
-    if config.demonstrations is None:
+    pairs = [(e.prompt, e.responses[0]) for e in reward.written_by_people(lm, config)]
+    if not pairs:
         return []
-    shown = [d for d in read_records(Demonstration, config.demonstrations) if d.split == "train"]
-    pairs = [(prompt_ids(lm.tokenizer, d.prompt), response_ids(lm.tokenizer, d.response)) for d in shown]
     mean = statistics.fmean(_scores(lm, network, pairs))
     return [
         Check(

@@ -53,10 +53,8 @@ def exclusive(folder: Path) -> Iterator[None]:
     lock = take(folder)
     try:
         yield
-    except BaseException:
-        lock.release(force=True)
-        raise
-    give_back(folder, lock)
+    finally:
+        give_back(folder, lock)
 
 
 def _owner(path: Path) -> str:

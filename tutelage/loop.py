@@ -16,12 +16,16 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tutelage.records import UserError
+
+if TYPE_CHECKING:
+    from tutelage.model import Lm
 
 
 def generator(seed: int, *names: object) -> torch.Generator:
@@ -56,6 +60,15 @@ def release_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+def environment(lm: Lm) -> dict[str, Any]:
+    """What a model is computed with, as `Run.computes` records it."""
+    dtype = {torch.bfloat16: "bf16", torch.float32: "fp32"}.get(lm.top.head.dtype, str(lm.top.head.dtype))
+    found = {"dtype": dtype, "device": lm.device.type, "threads": torch.get_num_threads()}
+    if lm.device.type == "cuda":
+        return found | {"gpu": torch.cuda.get_device_name(lm.device)}
+    return found | {"capability": torch.backends.cpu.get_cpu_capability()}
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors; a full disk is one line, and whatever was there before stays."""
     try:
@@ -76,7 +89,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except Exception as error:
         raise UserError(
-            f"{path}: checkpoint cannot be read ({error}); remove the checkpoints folder to start over"
+            f"{path}: cannot be read ({error}); delete the folder it is in and repeat the command that wrote it"
         ) from None
 
 

@@ -8,6 +8,7 @@ where it stopped: finished stages are skipped, a killed one continues from its c
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import roundresult, workflows
+from tutelage.lock import exclusive
 from tutelage.loop import clock, release_memory
 from tutelage.presets import Recipe
-from tutelage.records import UserError, write_json, write_records, write_text
+from tutelage.records import TooLong, UserError, write_json, write_records, write_text
 from tutelage.run import Run
 from tutelage.settings import EvaluateConfig, LoopConfig, PpoConfig, RankConfig, RewardConfig, SampleConfig, SftConfig
 from tutelage.workflows import Workflow
@@ -69,7 +71,8 @@ class Loop:
     def common(self, **fields: Any) -> Fields:
         """Fields that every stage gets, and `fields` over them."""
         limit = self.workflow.max_prompt_tokens + CUE_TOKENS
-        return {"max_prompt_tokens": limit, "dtype": self.config.dtype, "seed": self.config.seed} | fields
+        every = {"max_prompt_tokens": limit, "drop_long": self.config.drop_long}
+        return every | {"dtype": self.config.dtype, "seed": self.config.seed} | fields
 
     @property
     def longest(self) -> int:
@@ -89,34 +92,39 @@ def loop(config: LoopConfig, recipe: Recipe) -> dict[str, Any]:
     from tutelage.report import write_report
 
     workflow = workflows.load(config.workflow)
-    stages = Stages(config.out, {}, total=7 + config.with_ppo)
-    one = Loop(config, recipe, workflow, write_data(config.out / "data", workflow), stages)
+    with exclusive(config.out):
+        stages = Stages(config.out, {}, total=7 + config.with_ppo)
+        one = Loop(config, recipe, workflow, write_data(config.out / "data", workflow), stages)
 
-    before(one)
-    imitated = imitate(one)
-    ranked = rank_samples(one, imitated)
-    judged = learn_reward(one, imitated, ranked)
-    optimise(one, imitated, judged)
-    answers = answer_held_out(one)
-    judge(one, imitated, judged, answers)
+        before(one)
+        imitated = imitate(one)
+        ranked = rank_samples(one, imitated)
+        judged = learn_reward(one, imitated, ranked)
+        optimise(one, imitated, judged)
+        answers = answer_held_out(one)
+        judge(one, imitated, judged, answers)
 
-    stages.seconds["total"] = round(sum(stages.seconds.values()), 1)
-    write_json(config.out / "loop.json", describe(one))
-    summary = summarise(config.out)
-    write_report(config.out)
+        stages.seconds["total"] = round(sum(stages.seconds.values()), 1)
+        write_json(config.out / "loop.json", describe(one))
+        summary = summarise(config.out)
+        write_report(config.out)
     return summary
 
 
 def before(one: Loop) -> None:
     """Fetch the base model and show what it makes of a prompt today: the first thing on the screen."""
     from tutelage.fetch import resolve
-    from tutelage.talk import answer
+    from tutelage.model import load
+    from tutelage.talk import reply
 
     one.stages.enter("model", f"the base model: {one.config.model}")
     resolve(one.config.model)
-    prompt = next(p for p in one.workflow.prompts if p.split == "test")
-    text = answer(one.config.model, prompt.text, seed=one.config.seed)
-    print(f"\n  {prompt.text}\n  base model: {text}\n", file=sys.stderr, flush=True)
+    lm = load(one.config.model)
+    for prompt in (p for p in one.workflow.prompts if p.split == "test"):
+        with contextlib.suppress(TooLong):  # the stage that needs it says so, or leaves it out
+            text = reply(lm, prompt.text, seed=one.config.seed)
+            print(f"\n  {prompt.text}\n  base model: {text}\n", file=sys.stderr, flush=True)
+            break
     one.stages.leave()
 
 
@@ -212,6 +220,7 @@ def judge(one: Loop, imitated: Run, judged: Run, answers: list[Path]) -> None:
             pretraining=one.data["heldout"],
             text_models=texts,
             max_response_tokens=one.longest,
+            drop_long=one.config.drop_long,
             dtype=one.config.dtype,
             seed=one.config.seed,
         )

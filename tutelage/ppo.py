@@ -25,15 +25,26 @@ from tutelage.data.batches import Packed, pack, text_rows
 from tutelage.data.text import TextBlocks
 from tutelage.doctor import check_start
 from tutelage.generate import Decoder, Sampled
-from tutelage.loop import Progress, generator, load_tensors, need_finite, save_tensors, shuffled, stream, timed
+from tutelage.limits import Limits, each
+from tutelage.loop import (
+    Progress,
+    environment,
+    generator,
+    load_tensors,
+    need_finite,
+    save_tensors,
+    shuffled,
+    stream,
+    timed,
+)
 from tutelage.losses import lm_loss, policy_loss, token_logprobs, value_loss
 from tutelage.model import Lm, Top, load, save_lm
 from tutelage.optim import MasterAdamW, warmed
-from tutelage.records import Prompt, UserError, read_records
+from tutelage.records import Prompt, UserError, read_placed
 from tutelage.run import Run
 from tutelage.scalar import ScalarHead, load_scalar
 from tutelage.settings import PpoConfig
-from tutelage.template import prompt_ids, response_text
+from tutelage.template import response_text
 
 VALUE_SLOPE = (0.2, 1.0)  # what the value network's start may be scaled by: below, it would hardly learn
 WATCHED = 8  # prompts whose responses samples.jsonl follows through the run
@@ -71,6 +82,7 @@ def train(config: PpoConfig) -> Run:
     if run.finished:
         return run
     nets = networks(config)
+    run.computes(**environment(nets.lm))
     prompts, watched = prompts_of(nets.lm, config, "train"), prompts_of(nets.lm, config, "valid")[:WATCHED]
     text = _text(nets.lm, config)
     eps = config.adam_eps
@@ -290,18 +302,24 @@ def networks(config: PpoConfig) -> Networks:
 
 
 def prompts_of(lm: Lm, config: PpoConfig, split: str) -> list[tuple[Prompt, list[int]]]:
-    """A split's prompts with their ids."""
-    rows = [p for p in read_records(Prompt, config.prompts) if p.split == split]
-    if not rows and split == "train":
+    """A split's prompts with their ids. Raises TooLong for one that leaves a response no room, unless dropped."""
+    limits, longest = Limits(lm, config.max_prompt_tokens), config.max_response_tokens
+
+    def one(placed: tuple[str, Prompt]) -> tuple[Prompt, list[int]]:
+        where, prompt = placed
+        return prompt, limits.prompt(prompt.text, f"{where}: prompt {prompt.id!r}", ahead=longest)
+
+    needed = split == "train"
+    rows = [placed for placed in read_placed(Prompt, config.prompts) if placed[1].split == split]
+    if not rows and needed:
         raise UserError(f"{config.prompts}: no prompts in the train split")
-    limit, file = config.max_prompt_tokens, config.prompts
-    return [(p, prompt_ids(lm.tokenizer, p.text, limit=limit, where=f"{file}: prompt {p.id!r}")) for p in rows]
+    return each(rows, one, drop_long=config.drop_long, what=f"{split} prompts", needed=needed)
 
 
 def _text(lm: Lm, config: PpoConfig) -> TextBlocks | None:
     if config.pretraining is None or not config.ptx_coef:
         return None
-    return TextBlocks(config.pretraining, lm.text_ids, config.ptx_tokens, config.seed)
+    return TextBlocks(config.pretraining, lm.text_ids, min(config.ptx_tokens, lm.room), config.seed)
 
 
 def _ptx_blocks(lm: Lm, config: PpoConfig, text: TextBlocks | None, step: int) -> Packed | None:

@@ -315,13 +315,19 @@ def _not_a_number(name: str) -> float:
 
 def read_records(kind: type[T], path: Path | str) -> list[T]:
     """All records of a JSONL file. Raises UserError naming file, line and field."""
+    return [record for _, record in read_placed(kind, path)]
+
+
+def read_placed(kind: type[T], path: Path | str) -> list[tuple[str, T]]:
+    """All records of a JSONL file, each with where it stands: "file, line 3". Raises UserError naming the field too."""
     path = Path(path)
-    records: list[T] = []
+    records: list[tuple[str, T]] = []
     for number, row in read_rows(path):
+        where = f"{path}, line {number}"
         try:
-            records.append(from_dict(kind, row))
+            records.append((where, from_dict(kind, row)))
         except FieldError as error:
-            raise UserError(f"{path}, line {number}: {error}") from None
+            raise UserError(f"{where}: {error}") from None
     return records
 
 

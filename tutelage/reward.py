@@ -25,15 +25,18 @@ from torch import Tensor
 
 from tutelage.data.batches import Lowered, Packed, slices
 from tutelage.doctor import check_saved_order, warn_end_state
-from tutelage.loop import Progress, load_tensors, need_finite, save_tensors, shuffled
+from tutelage.limits import Limits, each
+from tutelage.loop import Progress, environment, load_tensors, need_finite, save_tensors, shuffled
 from tutelage.losses import ranking_loss
 from tutelage.model import Lm, load
 from tutelage.optim import MasterAdamW, cosine
-from tutelage.records import Demonstration, Ranking, TooLong, UserError, read_records
+from tutelage.records import Demonstration, Ranking, UserError, read_placed
 from tutelage.run import Run
 from tutelage.scalar import ScalarHead, save_scalar
 from tutelage.settings import RewardConfig
-from tutelage.template import each, prompt_ids, response_ids
+
+Placed = tuple[str, Ranking]
+"""Where a ranking stands (file and line), and the ranking."""
 
 SCALED = 100  # prompts, evenly spread, whose responses the unit of the scores is taken from
 
@@ -53,8 +56,10 @@ def train(config: RewardConfig) -> Run:
     if run.finished:
         return run
     lm = load(config.model, trainable_layers=config.trainable_layers, dtype=config.dtype)
-    rankings = read_records(Ranking, config.rankings)
-    elements = elements_of(lm, config, [r for r in rankings if r.split == "train" and r.group in config.groups])
+    run.computes(**environment(lm))
+    elements = elements_of(lm, config, read_rankings(config, train=True))
+    held = elements_of(lm, config, read_rankings(config, train=False), needed=False)
+    written = written_by_people(lm, config)
     elements = [e for e in elements if any(r.pairs() for r in e.rankings)]
     if not elements:
         raise UserError(
@@ -101,8 +106,8 @@ def train(config: RewardConfig) -> Run:
         progress.advance(note=f"loss {loss.item():.3f}")
 
     network.requires_grad_(False)
-    _set_bias_and_scale(config, network, lowered, elements)
-    result = _measure(run, lm, config, network, rankings)
+    _set_bias_and_scale(config, network, lowered, elements, written)
+    result = _measure(run, lm, config, network, held)
     save_scalar(lm, network, run.model)
     check_saved_order(lm, network, run.model, [(e.prompt, r) for e in elements[:8] for r in e.responses])
     run.finish(**result, n_prompts=len(elements), bias=float(network.bias), scale=float(network.scale))
@@ -114,26 +119,46 @@ def _parents(config: RewardConfig) -> dict[str, Path]:
     return parents | ({"demonstrations": config.demonstrations} if config.demonstrations else {})
 
 
-def elements_of(lm: Lm, config: RewardConfig, rankings: Sequence[Ranking]) -> list[Element]:
+def read_rankings(config: RewardConfig, *, train: bool) -> list[Placed]:
+    """The rankings of the chosen groups that train, or all those that measure, each with where it stands."""
+    rows = read_placed(Ranking, config.rankings)
+    if train:
+        return [(where, r) for where, r in rows if r.split == "train" and r.group in config.groups]
+    return [(where, r) for where, r in rows if r.split != "train"]
+
+
+def elements_of(lm: Lm, config: RewardConfig, rankings: Sequence[Placed], *, needed: bool = True) -> list[Element]:
     """Rankings of the same responses to the same prompt become one element, encoded once."""
-    grouped: dict[tuple[str, tuple[str, ...]], list[Ranking]] = {}
-    for ranking in rankings:
+    limits = Limits(lm, config.max_prompt_tokens, config.max_response_tokens)
+    grouped: dict[tuple[str, tuple[str, ...]], list[Placed]] = {}
+    for where, ranking in rankings:
         ids = tuple(sorted(r.id for r in ranking.responses))
-        grouped.setdefault((ranking.prompt, ids), []).append(_in_order(ranking))
+        grouped.setdefault((ranking.prompt, ids), []).append((where, _in_order(ranking)))
 
-    def one(same: list[Ranking]) -> Element:
-        where = f"{config.rankings}: prompt {same[0].prompt_id!r}"
-        encoded = [response_ids(lm.tokenizer, r.text, ended=r.ended) or [lm.pad] for r in same[0].responses]
-        over = max(map(len, encoded))
-        if over > config.max_response_tokens:
-            limit = config.max_response_tokens
-            raise TooLong(f"{where}, field 'responses' has one of {over} tokens, the limit is {limit}")
-        asked = prompt_ids(lm.tokenizer, same[0].prompt, limit=config.max_prompt_tokens, where=where)
-        if len(asked) + over > lm.room:
-            raise TooLong(f"{where} and a response have {len(asked) + over} tokens, {config.model} room for {lm.room}")
-        return Element(asked, encoded, same)
+    def one(same: list[Placed]) -> Element:
+        where, first = same[0]
+        place = f"{where}: prompt {first.prompt_id!r}"
+        pairs = [limits.pair(first.prompt, r.text, place, ended=r.ended) for r in first.responses]
+        return Element(pairs[0][0], [response for _, response in pairs], [ranking for _, ranking in same])
 
-    return each(list(grouped.values()), one, drop_long=config.drop_long, what="compared prompts")
+    return each(list(grouped.values()), one, drop_long=config.drop_long, what="compared prompts", needed=needed)
+
+
+def written_by_people(lm: Lm, config: RewardConfig) -> list[Element]:
+    """The demonstrations whose mean score becomes 0; none where the run was given none."""
+    if config.demonstrations is None:
+        return []
+    limits = Limits(lm, config.max_prompt_tokens, config.max_response_tokens)
+
+    def one(placed: tuple[str, Demonstration]) -> Element:
+        where, record = placed
+        prompt, response = limits.pair(record.prompt, record.response, f"{where}: demonstration {record.id!r}")
+        return Element(prompt, [response], [])
+
+    shown = [placed for placed in read_placed(Demonstration, config.demonstrations) if placed[1].split == "train"]
+    if not shown:
+        raise UserError(f"{config.demonstrations}: no demonstrations in the train split")
+    return each(shown, one, drop_long=config.drop_long, what="demonstrations")
 
 
 def _in_order(ranking: Ranking) -> Ranking:
@@ -192,16 +217,13 @@ def _element_loss(scores: Tensor, element: Element) -> Tensor:
 
 @torch.no_grad()
 def _set_bias_and_scale(
-    config: RewardConfig, network: ScalarHead, lowered: Lowered, elements: Sequence[Element]
+    config: RewardConfig, network: ScalarHead, lowered: Lowered, elements: Sequence[Element], written: Sequence[Element]
 ) -> None:
     """Unit spread over training responses, then demonstrations at 0 on average (paper section 3.5, last lines)."""
     some = list(range(0, len(elements), max(1, len(elements) // SCALED)))
     raw = torch.cat(_in_parts(network, lowered, elements, some, config.batch))
     centre = raw.mean()
-    if config.demonstrations is not None:
-        shown = [d for d in read_records(Demonstration, config.demonstrations) if d.split == "train"]
-        tokenizer = lowered.lm.tokenizer
-        written = [Element(prompt_ids(tokenizer, d.prompt), [response_ids(tokenizer, d.response)], []) for d in shown]
+    if written:
         own = _lowered(lowered.lm, written)
         centre = torch.cat(_in_parts(network, own, written, range(len(written)), 48)).mean()
     if config.unit_scale:
@@ -210,11 +232,8 @@ def _set_bias_and_scale(
 
 
 @torch.no_grad()
-def _measure(
-    run: Run, lm: Lm, config: RewardConfig, network: ScalarHead, rankings: Sequence[Ranking]
-) -> dict[str, Any]:
+def _measure(run: Run, lm: Lm, config: RewardConfig, network: ScalarHead, held: Sequence[Element]) -> dict[str, Any]:
     """Score every held-out comparison; pairs.jsonl keeps each one, the result the accuracies by labeler group."""
-    held = elements_of(lm, config, [r for r in rankings if r.split != "train"])
     (run.path / "pairs.jsonl").unlink(missing_ok=True)
     right: dict[str, list[float]] = {}
     spread: list[float] = []

@@ -55,7 +55,8 @@ class Round:
 
     def common(self, **fields: Any) -> Fields:
         """Fields that every stage gets, and `fields` over them."""
-        return {"dtype": self.config.dtype, "seed": self.config.seed} | fields
+        # What somebody wrote too long must not stop the round of all others.
+        return {"dtype": self.config.dtype, "seed": self.config.seed, "drop_long": True} | fields
 
     def enter(self, name: str, line: str) -> None:
         """Announce a stage, in the log and to whoever watches the folder."""
@@ -161,7 +162,6 @@ def imitate(one: Round) -> Run:
 
     one.enter("sft", f"imitate {one.plan.n_demonstrations} demonstrations (SFT)")
     fields = one.common(model=one.settings.model, demonstrations=one.plan.demonstrations, out=one.out / "sft")
-    fields |= {"drop_long": True}  # what somebody wrote too long must not stop the round of all others
     run = sft.train(SftConfig(**fields | one.recipe.sft))
     one.stages.leave(run.info["seconds"])
     return run
@@ -298,7 +298,7 @@ def score(one: Round, imitated: Run, judged: Run, answers: list[Run], pool: Run)
     for runs, path in ((answers, one.plan.heldout), ([pool], one.plan.pool)):
         said = given(runs)
         prompts = [p for p in read_records(Prompt, path) if p.id in said]
-        scores |= score_answers(lm, network, prompts, said)
+        scores |= score_answers(lm, network, prompts, said, cut=True)
     return scores
 
 

@@ -13,12 +13,13 @@ import torch
 
 from tutelage.data.batches import slices
 from tutelage.generate import Decoder
-from tutelage.loop import Progress, generator
+from tutelage.limits import Limits, each
+from tutelage.loop import Progress, environment, generator
 from tutelage.model import Lm, load
-from tutelage.records import Demonstration, Prompt, Response, UserError, read_records, to_dict
+from tutelage.records import Demonstration, Prompt, Response, UserError, read_placed, read_records, to_dict
 from tutelage.run import Run
 from tutelage.settings import SampleConfig
-from tutelage.template import SEPARATOR, prompt_ids, response_ids, response_text
+from tutelage.template import SEPARATOR, response_ids, response_text
 
 
 def sample(config: SampleConfig) -> Run:
@@ -27,20 +28,16 @@ def sample(config: SampleConfig) -> Run:
     if run.finished:
         return run
     lm = load(config.model, dtype=config.dtype)
-    prompts = chosen(read_records(Prompt, config.prompts), config)
+    run.computes(**environment(lm))
     shots = _shots(config)
-    limit = _limit(config, lm, shots)
-    encoded = [
-        (prompt_ids(lm.tokenizer, p.text, shots=shots, limit=limit, where=f"{config.prompts}: prompt {p.id!r}"), p)
-        for p in prompts
-    ]
+    encoded = encode(lm, config, shots)
     encoded.sort(key=lambda one: len(one[0]))
     saved = run.latest()
     start = saved[1]["step"] if saved else 0
     decoder = Decoder(lm, lm.top, rows=config.batch)
     per_batch = max(1, config.batch // config.k)
-    batches = slices(len(prompts), per_batch)
-    progress = Progress(f"sample {config.name or Path(config.model).name}", len(prompts), start)
+    batches = slices(len(encoded), per_batch)
+    progress = Progress(f"sample {config.name or Path(config.model).name}", len(encoded), start)
 
     for part in batches:
         if part.stop <= start:
@@ -59,8 +56,26 @@ def sample(config: SampleConfig) -> Run:
         run.checkpoint(part.stop, lambda _: None, {})
         progress.advance(len(part))
 
-    run.finish(prompts=len(prompts), responses=len(prompts) * config.k)
+    run.finish(prompts=len(encoded), responses=len(encoded) * config.k)
     return run
+
+
+def encode(lm: Lm, config: SampleConfig, shots: Sequence[tuple[str, str]]) -> list[tuple[list[int], Prompt]]:
+    """The chosen prompts with their ids. Raises TooLong for one that is; with `drop_long` others are chosen instead."""
+    limits, longest = Limits(lm, config.max_prompt_tokens), config.max_response_tokens
+    placed = read_placed(Prompt, config.prompts)
+
+    def one(row: tuple[str, Prompt]) -> tuple[list[int], Prompt]:
+        where, prompt = row
+        return limits.prompt(prompt.text, f"{where}: prompt {prompt.id!r}", ahead=longest, shots=shots), prompt
+
+    if config.drop_long:
+        rows = [row for row in placed if config.split in ("all", row[1].split)]
+        found = {id(prompt): ids for ids, prompt in each(rows, one, drop_long=True, what="prompts")}
+        return [(found[id(p)], p) for p in chosen([p for _, p in placed if id(p) in found], config)]
+    places = {id(prompt): where for where, prompt in placed}
+    rows = [(places[id(p)], p) for p in chosen([p for _, p in placed], config)]
+    return each(rows, one, drop_long=False, what="prompts")
 
 
 def chosen(prompts: Sequence[Prompt], config: SampleConfig) -> list[Prompt]:
@@ -85,12 +100,6 @@ def _shots(config: SampleConfig) -> list[tuple[str, str]]:
         raise UserError(f"{config.shots}: {len(shown)} training demonstrations, fewer than n_shots = {config.n_shots}")
     step = len(shown) // config.n_shots
     return [(d.prompt, d.response) for d in shown[::step][: config.n_shots]]
-
-
-def _limit(config: SampleConfig, lm: Lm, shots: Sequence[tuple[str, str]]) -> int:
-    """The token limit holds for the prompt itself; the few-shot prefix comes on top."""
-    prefix = len(prompt_ids(lm.tokenizer, "x", shots=shots)) if shots else 0
-    return config.max_prompt_tokens + prefix
 
 
 def _uniforms(config: SampleConfig, prompt_id: str, k: int) -> torch.Tensor:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from tutelage import config
 from tutelage.evaluate.judge import Answers, score_answers
+from tutelage.limits import Limits, each
 from tutelage.model import Lm, load
-from tutelage.records import Prompt, Ranking, UserError, read_records, write_json
+from tutelage.records import Prompt, Ranking, Response, UserError, read_placed, write_json
 from tutelage.run import Run
 from tutelage.scalar import ScalarHead, load_scalar
 
@@ -40,12 +41,25 @@ def open_reward(path: Path, lm: Lm | None = None) -> tuple[Lm, ScalarHead]:
 
 
 def score_file(settings: ScoreConfig) -> dict[str, float]:
-    """Score the responses of all rankings, each once; writes the file and returns {response id: score}."""
-    rankings = read_records(Ranking, settings.rankings)
-    asked: Answers = {}
-    for ranking in rankings:
-        asked.setdefault(ranking.prompt, {}).update({r.id: r for r in ranking.responses})
+    """Score the responses of all rankings, each once; writes the file and returns {response id: score}.
+
+    A response that the model has no room for gets none.
+    """
+    rows = [
+        (where, ranking.prompt, r)
+        for where, ranking in read_placed(Ranking, settings.rankings)
+        for r in ranking.responses
+    ]
     lm, network = open_reward(settings.reward)
+
+    def one(row: tuple[str, str, Response]) -> tuple[str, Response]:
+        where, prompt, response = row
+        Limits(lm).pair(prompt, response.text, f"{where}: response {response.id!r}", ended=response.ended)
+        return prompt, response
+
+    asked: Answers = {}
+    for prompt, response in each(rows, one, drop_long=True, what="compared responses"):
+        asked.setdefault(prompt, {})[response.id] = response
     found = score_answers(lm, network, [Prompt(id=text, text=text) for text in asked], asked)
     scores = {response: round(score, 4) for (_, response), score in found.items()}
     write_json(settings.out, {"scores": scores})

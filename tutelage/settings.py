@@ -82,6 +82,8 @@ class SampleConfig:
     """Longer prompts are an error."""
     max_response_tokens: int = 48
     """A response still open here is cut (paper: 1k)."""
+    drop_long: bool = False
+    """Leave out what is over the limits, and say how many, instead of stopping."""
     shots: Path | None = None
     """Demonstrations for a few-shot prefix: the paper's "prompted" baseline."""
     n_shots: int = 3
@@ -234,6 +236,8 @@ class PpoConfig:
     """Longer prompts are an error."""
     max_response_tokens: int = 48
     """A response still open here is cut and counts as not ended (paper: 1k)."""
+    drop_long: bool = False
+    """Leave out what is over the limits, and say how many, instead of stopping."""
     clip_norm: float = 1.0
     """Largest gradient norm, policy and value each."""
     adam_eps: float = 1e-5
@@ -282,6 +286,8 @@ class EvaluateConfig:
     """Sampling temperature along the KL."""
     max_response_tokens: int = 48
     """A response still open here is cut."""
+    drop_long: bool = False
+    """Leave out what is over the limits, and say how many, instead of stopping."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute type."""
     seed: int = 1
@@ -310,6 +316,8 @@ class LoopConfig:
     """Train PPO without the pretraining mix as well, for the alignment tax; takes longer."""
     test_limit: int = 0
     """At most this many held-out prompts; 0 is all."""
+    drop_long: bool = False
+    """Leave out what is over the limits, and say how many, instead of stopping."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute type."""
     seed: int = 1

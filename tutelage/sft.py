@@ -24,15 +24,15 @@ from tutelage.data.batches import Lowered, Packed, pack, slices, text_rows
 from tutelage.data.text import TextBlocks
 from tutelage.doctor import check_policy
 from tutelage.generate import Decoder
-from tutelage.loop import Progress, generator, load_tensors, need_finite, save_tensors, shuffled
+from tutelage.limits import Limits, each
+from tutelage.loop import Progress, environment, generator, load_tensors, need_finite, save_tensors, shuffled
 from tutelage.losses import lm_loss, token_logprobs
 from tutelage.model import Lm, Top, load, save_lm
 from tutelage.optim import MasterAdamW, cosine
-from tutelage.records import Demonstration, TooLong, UserError, read_records
+from tutelage.records import Demonstration, UserError, read_placed
 from tutelage.run import Run
 from tutelage.scalar import load_scalar
 from tutelage.settings import SftConfig
-from tutelage.template import each, prompt_ids, response_ids
 
 TEXT_TOKENS = 128  # tokens per row of pretraining text
 
@@ -41,11 +41,13 @@ Pair = tuple[list[int], list[int]]
 
 def train(config: SftConfig) -> Run:
     """Run or resume the stage; returns the finished run."""
-    parents = {"model": Path(config.model), "demonstrations": config.demonstrations}
-    run = Run.start(config.out, "sft", config, parents=parents)
+    run = Run.start(config.out, "sft", config, parents=_parents(config))
     if run.finished:
         return run
     lm = load(config.model, trainable_layers=config.trainable_layers, dtype=config.dtype)
+    run.computes(**environment(lm))
+    if config.reward is not None:  # opened again at the end of every epoch: a mismatch must show before the first
+        load_scalar(Run.open(config.reward, "reward").intact("model"), lm)
     shown, held = (encode(lm, config, split) for split in ("train", "valid"))
     if not shown:
         raise UserError(f"{config.demonstrations}: no demonstrations in the train split")
@@ -75,7 +77,7 @@ def train(config: SftConfig) -> Run:
         loss.backward()
         if text is not None:
             share = config.pretraining_share / (1 - config.pretraining_share)
-            blocks = text_rows(text.draw(step, max(1, round(share * batch.mask.sum().item() / TEXT_TOKENS))), lm.device)
+            blocks = text_rows(text.draw(step, max(1, round(share * batch.mask.sum().item() / text.tokens))), lm.device)
             plain = lm_loss(_logprobs(lm.top, blocks, lm.lower(blocks.ids, blocks.segments)), blocks.mask)
             row["loss/pretraining"] = plain.item()
             (plain * share).backward()
@@ -107,31 +109,28 @@ def train(config: SftConfig) -> Run:
     return run
 
 
+def _parents(config: SftConfig) -> dict[str, Path]:
+    parents = {"model": Path(config.model), "demonstrations": config.demonstrations}
+    return parents | ({"reward": config.reward} if config.reward else {})
+
+
 def encode(lm: Lm, config: SftConfig, split: str) -> list[Pair]:
     """(prompt ids, response ids) of a split's demonstrations. Raises TooLong for one that is, unless dropped."""
+    limits = Limits(lm, config.max_prompt_tokens, config.max_response_tokens)
 
-    def one(record: Demonstration) -> Pair:
-        where = f"{config.demonstrations}: demonstration {record.id!r}"
-        prompt = prompt_ids(
-            lm.tokenizer, record.prompt, limit=config.max_prompt_tokens, where=f"{where}, field 'prompt'"
-        )
-        response = response_ids(lm.tokenizer, record.response)
-        if len(response) > config.max_response_tokens:
-            limit = config.max_response_tokens
-            raise TooLong(f"{where}, field 'response' has {len(response)} tokens, the limit is {limit}")
-        if len(prompt) + len(response) > lm.room:
-            both = len(prompt) + len(response)
-            raise TooLong(f"{where} has {both} tokens with its prompt, {config.model} has room for {lm.room}")
-        return prompt, response
+    def one(placed: tuple[str, Demonstration]) -> Pair:
+        where, record = placed
+        return limits.pair(record.prompt, record.response, f"{where}: demonstration {record.id!r}")
 
-    records = [d for d in read_records(Demonstration, config.demonstrations) if d.split == split]
-    return each(records, one, drop_long=config.drop_long, what=f"{split} demonstrations")
+    records = [placed for placed in read_placed(Demonstration, config.demonstrations) if placed[1].split == split]
+    what, needed = f"{split} demonstrations", split == "train"
+    return each(records, one, drop_long=config.drop_long, what=what, needed=needed)
 
 
 def _text(lm: Lm, config: SftConfig) -> TextBlocks | None:
     if config.pretraining is None or not config.pretraining_share:
         return None
-    return TextBlocks(config.pretraining, lm.text_ids, TEXT_TOKENS, config.seed)
+    return TextBlocks(config.pretraining, lm.text_ids, min(TEXT_TOKENS, lm.room), config.seed)
 
 
 def _logprobs(top: Top, batch: Packed, hidden: Tensor) -> Tensor:
@@ -155,7 +154,7 @@ def _measure(lm: Lm, config: SftConfig, held: Lowered, name: str) -> dict[str, f
 
 def _mean_score(lm: Lm, config: SftConfig, reward: Path, prompts: Sequence[Sequence[int]]) -> float:
     network = load_scalar(Run.open(reward, "reward").intact("model"), lm)
-    limit = min(config.max_response_tokens, 64)
+    limit = min(config.max_response_tokens, 64, lm.room - max(map(len, prompts)))
     uniforms = torch.rand(limit, len(prompts), generator=generator(config.seed, "sft-score"))
     sampled = Decoder(lm, lm.top).sample(prompts, max_tokens=limit, temperature=1.0, uniforms=uniforms)
     pairs = [(p, ids[m].tolist()) for p, ids, m in zip(prompts, sampled.ids, sampled.mask, strict=True)]

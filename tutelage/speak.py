@@ -32,6 +32,7 @@ import torch
 
 from tutelage.evaluate.judge import score_answers
 from tutelage.generate import Decoder
+from tutelage.limits import Limits
 from tutelage.loop import generator
 from tutelage.model import Lm, folder_of, load
 from tutelage.records import Prompt, Response, UserError
@@ -181,7 +182,7 @@ class Speaker:
         self.send(head | {"done": True} | result)
 
     def _sample(self, request: dict[str, Any], lm: Lm, decoder: Decoder, asked: list[int], said: Said) -> None:
-        limit = int(request["max_tokens"])
+        limit = min(int(request["max_tokens"]), lm.room - len(asked))
 
         def on_token(token: int) -> None:
             if self.stopped(request["id"]):
@@ -208,7 +209,7 @@ class Speaker:
         try:
             judge, network = self.shelf.reward(str(request["reward"]), lm)
             prompt = Prompt(id="", text=str(request["prompt"]))
-            found = score_answers(judge, network, [prompt], {"": {response.id: response}})
+            found = score_answers(judge, network, [prompt], {"": {response.id: response}}, cut=True)
             return round(found["", response.id], 3)
         except FAILURES as error:
             self.send({"id": request["id"], "error": f"no scores: {one_line(error)}"})
@@ -229,7 +230,7 @@ def asked_ids(lm: Lm, prompt: str, shots: list[tuple[str, str]], answer: int) ->
         fitting.remove(max(fitting, key=lambda shot: sum(map(len, shot))))
     if shots:
         raise UserError(f"{lm.name}: no worked example fits before this prompt in {lm.room} positions")
-    return prompt_ids(lm.tokenizer, prompt)
+    return Limits(lm).prompt(prompt, "the prompt", ahead=1)
 
 
 class Said:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,23 +11,20 @@ from pathlib import Path
 import torch
 
 from tutelage.generate import Decoder
+from tutelage.limits import Limits
 from tutelage.loop import generator
 from tutelage.model import Lm, load
-from tutelage.records import UserError
-from tutelage.template import prompt_ids, response_text
+from tutelage.records import TooLong, UserError
+from tutelage.template import response_text
 
 LONGEST = 64  # tokens of an answer on the screen
-
-
-def answer(model: str, prompt: str, *, temperature: float = 0.7, seed: int = 1) -> str:
-    """One model's answer to one prompt."""
-    return reply(load(model), prompt, temperature=temperature, seed=seed)
 
 
 def reply(
     lm: Lm, prompt: str, *, temperature: float = 0.7, seed: int = 1, show: Callable[[str], None] | None = None
 ) -> str:
-    """An open model's answer; `show` gets the text as it grows, piece by piece."""
+    """An open model's answer; `show` gets the text as it grows, piece by piece. Raises TooLong for a prompt that leaves
+    it no room."""
     ids: list[int] = []
     shown = ""
 
@@ -38,10 +36,12 @@ def reply(
             show(text[len(shown) :])
             shown = text
 
+    asked = Limits(lm).prompt(prompt, "the prompt", ahead=1)
+    longest = min(LONGEST, lm.room - len(asked))
     uniforms = torch.rand(LONGEST, 1, generator=generator(seed, "talk", prompt))
     sampled = Decoder(lm, lm.top, rows=1).sample(
-        [prompt_ids(lm.tokenizer, prompt)],
-        max_tokens=LONGEST,
+        [asked],
+        max_tokens=longest,
         temperature=temperature,
         uniforms=uniforms,
         on_token=on_token,
@@ -58,13 +58,14 @@ def compare(runs: Sequence[Path], prompt: str, *, temperature: float = 0.7, seed
             print()
         for name, lm in models.items():
             print(f"{name:<{width}} | ", end="", flush=True)
-            reply(
-                lm,
-                line,
-                temperature=temperature,
-                seed=seed,
-                show=lambda t: print(_plain(t), end="", flush=True),
-            )
+            with _told_on(typed=not prompt):
+                reply(
+                    lm,
+                    line,
+                    temperature=temperature,
+                    seed=seed,
+                    show=lambda t: print(_plain(t), end="", flush=True),
+                )
             print()
 
 
@@ -85,6 +86,17 @@ def named(runs: Sequence[Path]) -> dict[str, str]:
     return {path.name: str(path) for path in runs}
 
 
+@contextlib.contextmanager
+def _told_on(*, typed: bool) -> Iterator[None]:
+    """Go on after a prompt that was typed and is too long: the next one may fit."""
+    try:
+        yield
+    except TooLong as error:
+        if not typed:
+            raise
+        print(f"tutelage: {error}", file=sys.stderr)
+
+
 def _typed() -> Iterator[str]:
     print("type a prompt, end with Ctrl-D", file=sys.stderr)
     while True:
@@ -102,11 +114,12 @@ def chat(model: str, *, temperature: float = 0.7, seed: int = 1) -> None:
     lm = load(model)
     print(f"{model}: every line is answered by itself", file=sys.stderr)
     for turn, line in enumerate(_typed()):
-        reply(
-            lm,
-            line,
-            temperature=temperature,
-            seed=seed + turn,
-            show=lambda t: print(_plain(t, "\n"), end="", flush=True),
-        )
+        with _told_on(typed=True):
+            reply(
+                lm,
+                line,
+                temperature=temperature,
+                seed=seed + turn,
+                show=lambda t: print(_plain(t, "\n"), end="", flush=True),
+            )
         print()

@@ -9,16 +9,11 @@ tokenised apart and joined as ids: the border between them can then never move w
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from tutelage.records import TooLong, UserError
-
-Row = TypeVar("Row")
-Encoded = TypeVar("Encoded")
+from tutelage.records import TooLong
 
 CUE = "\n\nAnswer:"
 SEPARATOR = "\n\n---\n\n"
@@ -38,7 +33,7 @@ def prompt_ids(
     Raises TooLong, naming `where` it stands, for more than `limit` tokens: cutting it would change the task.
     """
     examples = "".join(f"{p}{CUE} {r}{SEPARATOR}" for p, r in shots)
-    ids: list[int] = tokenizer(examples + prompt.strip() + CUE, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(examples + prompt.strip() + CUE, add_special_tokens=False, verbose=False)["input_ids"]
     if limit is not None and len(ids) > limit:
         start = " ".join(prompt.split()[:8])
         raise TooLong(f"{where} has {len(ids)} tokens, the limit is {limit} (it begins: {start!r})")
@@ -52,26 +47,8 @@ def response_ids(tokenizer: PreTrainedTokenizerBase, response: str, *, ended: bo
     said and ended is the end token alone, the very ids a policy samples when it ends at once.
     """
     text = response.strip()
-    ids: list[int] = tokenizer(" " + text, add_special_tokens=False)["input_ids"] if text else []
+    ids: list[int] = tokenizer(" " + text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
     return [*ids, int(tokenizer.eos_token_id)] if ended else ids
-
-
-def each(rows: Sequence[Row], encode: Callable[[Row], Encoded], *, drop_long: bool, what: str) -> list[Encoded]:
-    """Every row encoded. One that is too long raises TooLong; with `drop_long` such rows are left out, and counted
-    aloud under the name `what`. Raises UserError when that leaves nothing."""
-    found, first = [], ""
-    for row in rows:
-        try:
-            found.append(encode(row))
-        except TooLong as error:
-            if not drop_long:
-                raise
-            first = first or str(error)
-    if dropped := len(rows) - len(found):
-        print(f"  {dropped} of {len(rows)} {what} left out as too long (the first: {first})", file=sys.stderr)
-        if not found:
-            raise UserError(f"all {len(rows)} {what} are too long (the first: {first})")
-    return found
 
 
 def response_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -77,7 +77,7 @@ class TextBlocks:
         for document in text.split("\n\n\n"):
             ids.extend(encode(document))
         self.blocks = [ids[i : i + tokens] for i in range(0, len(ids) - tokens + 1, tokens)]
-        self.seed = seed
+        self.tokens, self.seed = tokens, seed
         if not self.blocks:
             raise UserError(f"{path}: pretraining text has fewer than {tokens} tokens")
 

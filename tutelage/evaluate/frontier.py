@@ -7,6 +7,7 @@ policy is learning the reward model's mistakes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,27 @@ import torch
 from tutelage import rubric
 from tutelage.data.batches import pack
 from tutelage.generate import Decoder
+from tutelage.limits import Limits, each
 from tutelage.loop import Progress, generator, load_tensors
 from tutelage.losses import token_logprobs
 from tutelage.model import Lm, Top
+from tutelage.records import Prompt
 from tutelage.run import Run
 from tutelage.scalar import ScalarHead
 from tutelage.settings import EvaluateConfig
-from tutelage.template import prompt_ids, response_text
+from tutelage.template import response_text
 from tutelage.workflows import Workflow
+
+Asked = tuple[Prompt, list[int]]
 
 
 @torch.no_grad()
-def frontier(config: EvaluateConfig, workflow: Workflow, lm: Lm, network: ScalarHead) -> list[dict[str, Any]]:
+def frontier(
+    config: EvaluateConfig, workflow: Workflow, lm: Lm, network: ScalarHead, asked: Sequence[Asked]
+) -> list[dict[str, Any]]:
     """One row per snapshot of each PPO run; iteration 0 is the SFT start. `lm` holds the SFT policy."""
     reference = lm.top.twin()
-    start = measure(config, workflow, lm, network, reference)
+    start = measure(config, workflow, lm, network, reference, asked)
     rows = []
     progress = Progress("gold against KL", sum(len(_snapshots(path)) for path in config.ppo))
     for path in config.ppo:
@@ -40,20 +47,33 @@ def frontier(config: EvaluateConfig, workflow: Workflow, lm: Lm, network: Scalar
             trained = [p for part in lm.top.trained_parts() for p in part.parameters()]
             for i, parameter in enumerate(trained):
                 parameter.copy_(weights[f"policy.{i}"])
-            rows.append({"model": name, "iteration": iteration} | measure(config, workflow, lm, network, reference))
+            measured = measure(config, workflow, lm, network, reference, asked)
+            rows.append({"model": name, "iteration": iteration} | measured)
             progress.advance(note=f"kl {rows[-1]['kl']:.1f}  gold {rows[-1]['gold']:.2f}")
     return rows
 
 
+def frontier_prompts(config: EvaluateConfig, workflow: Workflow, lm: Lm) -> list[Asked]:
+    """The validation prompts with their ids. Raises TooLong for one that leaves an answer no room, unless dropped."""
+    rows = [p for p in workflow.prompts if p.split == "valid"]
+
+    def one(prompt: Prompt) -> Asked:
+        where = f"workflow {workflow.name}: prompt {prompt.id!r}"
+        return prompt, Limits(lm).prompt(prompt.text, where, ahead=config.max_response_tokens)
+
+    return each(rows, one, drop_long=config.drop_long, what="validation prompts")
+
+
 def _snapshots(path: Path) -> list[tuple[int, Path]]:
-    files = sorted((path / "snapshots").glob("iteration-*.safetensors"))
+    files = sorted(Run.open(path, "ppo").intact("snapshots").glob("iteration-*.safetensors"))
     return [(int(f.stem.split("-")[1]), f) for f in files]
 
 
-def measure(config: EvaluateConfig, workflow: Workflow, lm: Lm, network: ScalarHead, reference: Top) -> dict[str, Any]:
-    """Mean KL (nats per response), gold, score, length and share ended of the policy's answers to the valid prompts."""
-    prompts = [p for p in workflow.prompts if p.split == "valid"]
-    ids = [prompt_ids(lm.tokenizer, p.text) for p in prompts for _ in range(config.frontier_k)]
+def measure(
+    config: EvaluateConfig, workflow: Workflow, lm: Lm, network: ScalarHead, reference: Top, asked: Sequence[Asked]
+) -> dict[str, Any]:
+    """Mean KL (nats per response), gold, score, length and share ended of the policy's answers to the prompts asked."""
+    ids = [prompt for _, prompt in asked for _ in range(config.frontier_k)]
     uniforms = torch.rand(config.max_response_tokens, len(ids), generator=generator(config.seed, "frontier"))
     sampled = Decoder(lm, lm.top).sample(
         ids, max_tokens=config.max_response_tokens, temperature=config.temperature, uniforms=uniforms
@@ -65,7 +85,7 @@ def measure(config: EvaluateConfig, workflow: Workflow, lm: Lm, network: ScalarH
     own, _ = token_logprobs(batch.at(lm.top(hidden, batch.segments)), lm.top.head, targets)
     ref, _ = token_logprobs(batch.at(reference(hidden, batch.segments)), reference.head, targets)
     scores = network.read(batch.at_last(network.top(hidden, batch.segments)))
-    owners = [p for p in prompts for _ in range(config.frontier_k)]
+    owners = [p for p, _ in asked for _ in range(config.frontier_k)]
     gold = [
         rubric.gold(p, response_text(lm.tokenizer, r), bool(e), workflow.rubric)
         for p, r, e in zip(owners, responses, sampled.ended, strict=True)

@@ -17,15 +17,15 @@ import torch
 from tutelage import labelers, rubric, workflows
 from tutelage.data.batches import pack, slices, text_rows
 from tutelage.data.text import TextBlocks
-from tutelage.evaluate.frontier import frontier
-from tutelage.loop import Progress, release_memory
+from tutelage.evaluate.frontier import frontier, frontier_prompts
+from tutelage.limits import Limits, each
+from tutelage.loop import Progress, environment, release_memory
 from tutelage.losses import token_logprobs
 from tutelage.model import Lm, load
 from tutelage.records import Prompt, Response, UserError, from_dict, write_json, write_records
 from tutelage.run import Run
 from tutelage.scalar import ScalarHead, load_scalar
 from tutelage.settings import EvaluateConfig
-from tutelage.template import prompt_ids, response_ids
 from tutelage.workflows import Workflow
 
 TEXT_TOKENS = 64
@@ -42,7 +42,12 @@ def evaluate(config: EvaluateConfig) -> Run:
     if run.finished:
         return run
     workflow = workflows.load(config.workflow)
-    prompts, answers = _answers(config, workflow)
+    reward = Run.open(config.reward, "reward")
+    lm = load(config.policy, trainable_layers=reward.config()["trainable_layers"], dtype=config.dtype)
+    run.computes(**environment(lm))
+    network = load_scalar(reward.intact("model"), lm)
+    prompts, answers = _answers(config, workflow, Limits(lm))
+    asked = frontier_prompts(config, workflow, lm) if config.ppo else []
 
     panel = labelers.labelers(workflow.rubric, "heldout", seed=config.seed)
     ranked = [
@@ -54,16 +59,13 @@ def evaluate(config: EvaluateConfig) -> Run:
     ]
     write_records(run.path / "rankings.jsonl", ranked)
 
-    reward = Run.open(config.reward, "reward")
-    lm = load(config.policy, trainable_layers=reward.config()["trainable_layers"], dtype=config.dtype)
-    network = load_scalar(reward.intact("model"), lm)
     scores = score_answers(lm, network, prompts, answers)
     (run.path / "answers.jsonl").unlink(missing_ok=True)
     for prompt in prompts:
         for model, response in answers[prompt.id].items():
             run.log("answers.jsonl", _row(workflow, prompt, model, response, scores[prompt.id, model]))
 
-    points = frontier(config, workflow, lm, network) if config.ppo else []
+    points = frontier(config, workflow, lm, network, asked) if config.ppo else []
     (run.path / "frontier.jsonl").unlink(missing_ok=True)
     for point in points:
         run.log("frontier.jsonl", point)
@@ -74,36 +76,44 @@ def evaluate(config: EvaluateConfig) -> Run:
     return run
 
 
-def _answers(config: EvaluateConfig, workflow: Workflow) -> tuple[list[Prompt], Answers]:
-    """The prompts that every model answered, and the answers."""
+def _answers(config: EvaluateConfig, workflow: Workflow, limits: Limits) -> tuple[list[Prompt], Answers]:
+    """The prompts that every model answered, and the answers. Raises TooLong for a prompt with one that the reward
+    model has no room for, unless dropped."""
     known = {p.id: p for p in workflow.prompts}
     answers: Answers = {}
+    places: dict[tuple[str, str], str] = {}
     for path in config.answers:
         source = Run.open(path, "samples")
-        for row in source.rows("samples.jsonl"):
+        for number, row in enumerate(source.rows("samples.jsonl"), start=1):
             response = from_dict(Response, row["response"])
             answers.setdefault(row["prompt_id"], {})[response.model] = response
+            places[row["prompt_id"], response.model] = f"{source.path / 'samples.jsonl'}, line {number}"
     models = {m for a in answers.values() for m in a}
     shared = [i for i, a in answers.items() if set(a) == models and i in known]
     if not shared:
         raise UserError("evaluate: no prompt of the workflow was answered by all of: " + ", ".join(sorted(models)))
-    return [known[i] for i in shared], answers
+
+    def one(prompt: Prompt) -> Prompt:
+        for model, r in answers[prompt.id].items():
+            limits.pair(prompt.text, r.text, f"{places[prompt.id, model]}: prompt {prompt.id!r}", ended=r.ended)
+        return prompt
+
+    return each([known[i] for i in shared], one, drop_long=config.drop_long, what="answered prompts"), answers
 
 
 @torch.no_grad()
 def score_answers(
-    lm: Lm, network: ScalarHead, prompts: Sequence[Prompt], answers: Answers
+    lm: Lm, network: ScalarHead, prompts: Sequence[Prompt], answers: Answers, *, cut: bool = False
 ) -> dict[tuple[str, str], float]:
-    """The reward model's score of every answer, {(prompt id, model): score}."""
+    """The reward model's score of every answer, {(prompt id, model): score}. Raises TooLong, unless `cut`."""
     keys = [(p, m) for p in prompts for m in answers[p.id]]
+    pairs = []
+    for prompt, model in keys:
+        response, where = answers[prompt.id][model], f"prompt {prompt.id!r}, answered by {model},"
+        pairs.append(Limits(lm).pair(prompt.text, response.text, where, ended=response.ended, cut=cut))
     found: list[float] = []
     for part in slices(len(keys), 64):
-        pairs = []
-        for prompt, model in (keys[i] for i in part):
-            response = answers[prompt.id][model]
-            ids = response_ids(lm.tokenizer, response.text, ended=response.ended) or [lm.pad]
-            pairs.append((prompt_ids(lm.tokenizer, prompt.text), ids))
-        batch = pack(pairs, lm.pad, lm.device)
+        batch = pack([pairs[i] for i in part], lm.pad, lm.device)
         hidden = network.top(lm.lower(batch.ids, batch.segments), batch.segments)
         found += network.read(batch.at_last(hidden)).tolist()
     return {(p.id, m): s for (p, m), s in zip(keys, found, strict=True)}
@@ -144,7 +154,7 @@ def text_loss(lm: Lm, path: Path | None) -> float:
     """Mean negative log-likelihood, nats per token, of a fixed sample of a text file's blocks."""
     if path is None:
         raise UserError("text_loss: no text given")
-    blocks = TextBlocks(path, lm.text_ids, TEXT_TOKENS, 0).draw(0, TEXT_BLOCKS)
+    blocks = TextBlocks(path, lm.text_ids, min(TEXT_TOKENS, lm.room), 0).draw(0, TEXT_BLOCKS)
     total, count = 0.0, 0
     for part in slices(len(blocks), 16):
         batch = text_rows([blocks[i] for i in part], lm.device)

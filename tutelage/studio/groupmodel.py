@@ -203,7 +203,8 @@ def _settings(project: Project, number: int, folder: Path, group: str, ranked: i
         fields = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
     if project.settings.preset == "studio":
         fields |= presets.studio(0, ranked).reward
-    own = {"model": str(from_round / "sft"), "rankings": folder / "rankings.jsonl", "out": folder / "reward"}
+    own: dict[str, Any] = {"model": str(from_round / "sft"), "rankings": folder / "rankings.jsonl"}
+    own |= {"out": folder / "reward", "drop_long": True}
     return RewardConfig(**fields | own | {"groups": (slug(group),)})
 
 
