@@ -60,14 +60,15 @@ def judged(source: str, model: Any) -> Iterator[None]:
 def prove(lm: Lm) -> None:
     """Raise UserError unless packed rows, the decode engine and the output head reproduce the model's own numbers."""
     views = [lm.base, lm.top.base, lm.trunk]
-    with _in_fp32(views), _narrow_windows(views):
+    windowed = _windowed(views)
 
-        def agree(ids: Tensor) -> None:
-            theirs = _own_states(lm, ids)
-            _compare(lm.model, _packed_states(lm.top, lm.lower, ids), _packed(theirs))
-            _compare(lm.model, *_decoded_states(lm, ids, theirs))
+    def agree(ids: Tensor) -> None:
+        theirs = _own_states(lm, ids, windowed)
+        _compare(lm.model, _packed_states(lm.top, lm.lower, ids), _packed(theirs))
+        _compare(lm.model, *_decoded_states(lm, ids, theirs))
 
-        _try(agree, lm.vocabulary, lm.device)
+    with _in_fp32(views):
+        _with_windows(windowed, lambda: _try(agree, lm.vocabulary, lm.device))
 
 
 @torch.no_grad()
@@ -75,14 +76,35 @@ def prove_top(base: Any, top: Top, lower: Lower, trunk: Any) -> None:
     """The same for a top of another model, as a reward model is: raise UserError unless packed rows give the hidden
     states of `base`, the whole decoder that the top belongs to."""
     views = [base, top.base, trunk]
-    with _in_fp32(views), _narrow_windows(views):
+    windowed = _windowed(views)
 
-        def agree(ids: Tensor) -> None:
-            with _own_attention(views):
-                theirs = base(input_ids=ids, use_cache=False).last_hidden_state
-            _compare(base, _packed_states(top, lower, ids), _packed(theirs))
+    def agree(ids: Tensor) -> None:
+        with _own_settings(views, windowed):
+            theirs = base(input_ids=ids, use_cache=False).last_hidden_state
+        _compare(base, _packed_states(top, lower, ids), _packed(theirs))
 
-        _try(agree, base.get_input_embeddings().num_embeddings, top.head.device)
+    with _in_fp32(views):
+        _with_windows(windowed, lambda: _try(agree, base.get_input_embeddings().num_embeddings, top.head.device))
+
+
+def _with_windows(windowed: Sequence[Any], run: Callable[[], None]) -> None:
+    """Run the proof with narrow windows. A window in the configuration of a model whose code does not read it is set
+    aside for good: ours must then have none, while the model's own pass still finds it in its configuration."""
+    with _set(windowed, sliding_window=WINDOW):
+        try:
+            run()
+            return
+        except UserError as error:
+            refusal = error
+    with _set(windowed, sliding_window=None):
+        try:
+            if not windowed:
+                raise refusal
+            run()
+        except UserError:
+            raise refusal from None
+    for config in windowed:
+        config.sliding_window = None
 
 
 def _try(agree: Callable[[Tensor], None], vocabulary: int, device: torch.device) -> None:
@@ -97,7 +119,7 @@ def _try(agree: Callable[[Tensor], None], vocabulary: int, device: torch.device)
                 raise
 
 
-def _own_states(lm: Lm, ids: Tensor) -> Tensor:
+def _own_states(lm: Lm, ids: Tensor, windowed: Sequence[Any]) -> Tensor:
     """Hidden states (3, T, d) of the model's own pass; on the way, its output head is compared with ours.
 
     The head is given states so large that a cap or a scale on the logits shows, whatever the weights' size.
@@ -115,7 +137,7 @@ def _own_states(lm: Lm, ids: Tensor) -> Tensor:
 
     hook = lm.base.register_forward_hook(exchange)
     try:
-        with _own_attention([lm.base]):
+        with _own_settings([lm.base], windowed):
             theirs = lm.model(input_ids=ids, use_cache=False).logits.float()
     finally:
         hook.remove()
@@ -174,28 +196,27 @@ def _configs(views: Sequence[Any]) -> list[Any]:
     return list({id(m.config): m.config for m in modules if hasattr(m, "config")}.values())
 
 
-@contextlib.contextmanager
-def _own_attention(views: Sequence[Any]) -> Iterator[None]:
-    configs = _configs(views)
-    for config in configs:
-        config._attn_implementation = "eager"
-    try:
-        yield
-    finally:
-        for config in configs:
-            config._attn_implementation = "tutelage"
+def _windowed(views: Sequence[Any]) -> list[Any]:
+    return [config for config in _configs(views) if getattr(config, "sliding_window", None)]
 
 
 @contextlib.contextmanager
-def _narrow_windows(views: Sequence[Any]) -> Iterator[None]:
-    wide = [(config, config.sliding_window) for config in _configs(views) if getattr(config, "sliding_window", None)]
-    for config, _ in wide:
-        config.sliding_window = WINDOW
+def _own_settings(views: Sequence[Any], windowed: Sequence[Any]) -> Iterator[None]:
+    """The model's own attention, and a narrow window where its configuration has one."""
+    with _set(_configs(views), _attn_implementation="eager"), _set(windowed, sliding_window=WINDOW):
+        yield
+
+
+@contextlib.contextmanager
+def _set(configs: Sequence[Any], **values: Any) -> Iterator[None]:
+    before = [(config, name, getattr(config, name)) for config in configs for name in values]
+    for config, name, _ in before:
+        setattr(config, name, values[name])
     try:
         yield
     finally:
-        for config, window in wide:
-            config.sliding_window = window
+        for config, name, value in before:
+            setattr(config, name, value)
 
 
 @contextlib.contextmanager
