@@ -14,8 +14,9 @@ from tinymodels import TINY_ARCHITECTURES
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from tutelage.cache import StaticCache
 from tutelage.data.batches import pack
-from tutelage.generate import BLOCK, Decoder, PackedLinear, Sampled, StaticCache, draw, pad_left
+from tutelage.generate import BLOCK, Decoder, PackedLinear, Sampled, draw, pad_left
 from tutelage.losses import token_logprobs
 from tutelage.model import Lm, Top, TrainableLayers, load
 from tutelage.records import UserError

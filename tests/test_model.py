@@ -11,9 +11,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from tinymodels import TINY_ARCHITECTURES, TINY_HIDDEN, TINY_LAYERS, tiny_tokenizer
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AttentionInterface,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from tutelage.attention import BRANCH, attention_mask, grouped_attention, positions
 from tutelage.data import batches
@@ -670,6 +677,158 @@ def test_other_architectures_are_refused(tmp_path: Path, architecture: str, prob
     refused(lambda: opened(folder, 1), problem)
 
 
+EAGER_WRONGS = [  # what our attention does not compute; each opens well without it
+    ("gpt_oss", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16}, "s_aux"),
+    ("gemma2", {"attn_logit_softcapping": 50.0, "final_logit_softcapping": None, "sliding_window": 16}, "softcap"),
+]
+LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+UNFIT = [
+    ("bloom", {"n_layer": 2, "n_head": 4}, "max_position_embeddings"),
+    ("mamba", {"state_size": 8}, "layers that Tutelage cannot run"),
+    ("qwen3_next", {**LINEAR, "num_experts": 2, "moe_intermediate_size": 16}, "linear_attention"),
+    ("minimax", {"num_local_experts": 2, "num_experts_per_tok": 1}, "linear_attention"),
+    ("lfm2", {"full_attn_idxs": [1], "block_auto_adjust_ff_dim": False}, "conv"),
+    ("falcon", {"multi_query": True}, "attention cannot be replaced"),
+    ("mpt", {"n_layers": 2, "n_heads": 4, "d_model": 32}, "max_position_embeddings"),
+]
+TINY = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+
+
+def tiny(architecture: str, folder: Path, **more: Any) -> Path:
+    sizes = TINY | {"intermediate_size": 48, "vocab_size": 384, "max_position_embeddings": 128}
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+    return saved(AutoConfig.for_model(architecture, **(sizes | ends | more)), folder)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(("architecture", "changes", "named"), EAGER_WRONGS)
+def test_attention_that_is_not_ours_is_refused(
+    tmp_path: Path, architecture: str, changes: dict[str, Any], named: str, dtype: str
+) -> None:
+    folder = tiny(architecture, tmp_path / "model", **changes)
+    refused(lambda: opened(folder, 1, dtype), str(folder), f"attention takes {named}", "use another model")
+
+
+@pytest.mark.parametrize(("architecture", "changes", "why"), UNFIT)
+def test_an_architecture_that_cannot_work_is_refused_by_its_reason(
+    tmp_path: Path, architecture: str, changes: dict[str, Any], why: str
+) -> None:
+    folder = tiny(architecture, tmp_path / "model", **changes)
+    refused(lambda: opened(folder, 1), str(folder), why, "use another model")
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_proof_compares_with_the_models_own_attention(
+    tiny_model_dir: TinyModel, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    def cooler(module: Any, *args: Any, **more: Any) -> Any:
+        return grouped_attention(module, *args, **{**more, "scaling": 0.97 * more["scaling"]})
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "tutelage", cooler)
+    refused(lambda: opened(tiny_model_dir("llama"), dtype=dtype), "in a way Tutelage does not reproduce")
+
+
+def test_an_error_in_the_models_own_code_is_a_refusal(
+    tiny_model_dir: TinyModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise IndexError("no such\nthing")
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "tutelage", broken)
+    refused(lambda: opened(tiny_model_dir("llama")), "LlamaForCausalLM cannot be run by Tutelage (IndexError: no such)")
+
+
+def test_the_proof_leaves_no_trace(tiny_model_dir: TinyModel) -> None:
+    lm = opened(tiny_model_dir("gemma3_text"), 2, "bf16")
+    assert {p.dtype for p in lm.model.parameters()} == {torch.bfloat16}
+    for config in (lm.model.config, lm.top.base.config, lm.trunk.config):
+        assert (config.sliding_window, config._attn_implementation) == (16, "tutelage")
+    hooked = [m for m in lm.model.modules() if m._forward_hooks or m._forward_pre_hooks]
+    assert not hooked
+
+
+def test_a_window_is_used_as_the_model_uses_it(tmp_path: Path) -> None:
+    uses = opened(tiny("mistral", tmp_path / "mistral", sliding_window=16), 1)
+    ignores = opened(tiny("llama", tmp_path / "llama", sliding_window=16), 1)
+    assert (uses.model.config.sliding_window, ignores.model.config.sliding_window) == (16, None)
+    ids = random_ids(1, 40)
+    for lm in (uses, ignores):
+        expected = oracle(Path(lm.name))(input_ids=ids).logits.detach()
+        torch.testing.assert_close(logits(lm, lm.top, ids), expected, rtol=1e-4, atol=1e-4)
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> Path:
+    weights = folder / "model.safetensors"
+    save_file(change({k: v.clone() for k, v in load_file(weights).items()}), weights, {"format": "pt"})
+    return folder
+
+
+def poisoned(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    weights["model.embed_tokens.weight"][300, 3] = float("nan")
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("change", "fragments"),
+    [
+        (lambda w: {k: v for k, v in w.items() if "layers.1.mlp" not in k}, ["3 are missing", "layers.1.mlp"]),
+        (lambda w: {k: v for k, v in w.items() if "embed_tokens" not in k}, ["1 are missing", "embed_tokens"]),
+        (lambda w: {f"x.{k}": v for k, v in w.items()}, ["are missing", "belong to another model"]),
+        (lambda w: w | {"score.weight": torch.ones(1, 32)}, ["1 belong to another model (score.weight)"]),
+        (lambda w: w | {"model.norm.weight": torch.ones(3)}, ["1 have another shape (model.norm.weight)"]),
+        (poisoned, ["NaN or infinity, in model.embed_tokens.weight"]),
+    ],
+)
+def test_weights_that_are_not_the_models(
+    tiny_model_dir: TinyModel, tmp_path: Path, change: Any, fragments: list[str]
+) -> None:
+    folder = rewrite(shutil.copytree(tiny_model_dir("llama"), tmp_path / "model"), change)
+    refused(lambda: opened(folder), str(folder), *fragments)
+
+
+def test_a_reward_model_with_a_weight_missing(tiny_model_dir: TinyModel, reward: Path) -> None:
+    rewrite(reward, lambda w: {k: v for k, v in w.items() if "layers.3.mlp" not in k})
+    refused(lambda: load_scalar(reward, opened(tiny_model_dir("llama"))), str(reward), "layers.3.mlp", "are missing")
+
+
+def test_a_depth_that_the_files_do_not_have_is_refused_at_once(tiny_model_dir: TinyModel, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model_dir("llama"), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 10**7, "layer_types": None}))
+    refused(lambda: opened(folder), str(folder), "10000000 layers")
+
+
+def test_tokens_without_a_row(tiny_model_dir: TinyModel, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model_dir("llama"), tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<call>", "descale"])
+    tokenizer.save_pretrained(folder)
+    refused(lambda: opened(folder), str(folder), "2 tokens", "384", "'<call>'", "resize_token_embeddings")
+
+
+def test_a_picture_token_without_a_row_is_read_as_text(tiny_model_dir: TinyModel, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model_dir("llama"), tmp_path / "model")
+    AutoTokenizer.from_pretrained(folder, extra_special_tokens={"image_token": "<picture>"}).save_pretrained(folder)
+    lm = opened(folder)
+    assert max(lm.text_ids("a <picture> here")) < 384
+    save_lm(lm, lm.top, tmp_path / "again")
+    assert max(opened(tmp_path / "again").text_ids("a <picture> here")) < 384
+
+
+def test_an_adapter_is_named_and_not_left_out(tiny_model_dir: TinyModel, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model_dir("llama"), tmp_path / "model")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    refused(lambda: opened(folder), str(folder), "adapter_config.json", "merge_and_unload")
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    refused(lambda: opened(folder), str(folder), "adapter_config.json", "merge_and_unload")
+
+
+def test_pickled_weights_are_never_opened(tiny_model_dir: TinyModel, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model_dir("llama"), tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    refused(lambda: opened(folder), str(folder), "pytorch_model.bin", "safetensors alone", "save_pretrained")
+
+
 @pytest.fixture
 def reward(tiny_model_dir: TinyModel, tmp_path: Path) -> Path:
     lm = opened(tiny_model_dir("llama"))
@@ -705,9 +864,8 @@ def test_a_reward_model_that_trained_more_layers_than_the_policy(tiny_model_dir:
 
 
 def test_a_reward_model_of_another_tokenizer(tiny_model_dir: TinyModel, reward: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(reward)
-    tokenizer.add_tokens(["brand-new"])
-    tokenizer.save_pretrained(reward)
+    for file in reward.glob("tokenizer*.json"):
+        file.write_text(file.read_text().replace("<|pad|>", "<|filler|>"))
     lm = opened(tiny_model_dir("llama"))
     refused(lambda: load_scalar(reward, lm), str(reward), "tokenizer differs", lm.name)
 

@@ -12,7 +12,8 @@ from tinymodels import TINY_ARCHITECTURES
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from tutelage.generate import Decoder, Sampled, StaticCache
+from tutelage.cache import StaticCache
+from tutelage.generate import Decoder, Sampled
 from tutelage.model import Lm, load
 from tutelage.stepping import LlamaStep, lays_out, product
 

@@ -28,7 +28,7 @@ PAGES = ("sft", "sample", "reward", "ppo")
 """Meet by run folders only: never import each other, the studio or the evaluation."""
 
 TORCH = ("torch", "transformers", "tokenizers", "safetensors.torch", "accelerate")
-TRANSFORMERS = ("model", "attention", "template", "convert", "scalar")
+TRANSFORMERS = ("model", "opening", "attention", "template", "convert", "scalar")
 """The only modules that touch transformers."""
 
 TORCH_FREE = (

@@ -14,8 +14,23 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from tutelage.records import UserError
+
 BRANCH = 1 << 20
 """Segments are numbered from 1 to below this; segment + BRANCH * k is the k-th branch behind that segment."""
+LAYER_TYPES = {"full_attention", "sliding_attention"}
+"""The kinds of layers we have masks for."""
+NO_EFFECT = {
+    "cache_position",
+    "is_causal",
+    "output_attentions",
+    "output_hidden_states",
+    "past_key_values",
+    "position_ids",
+    "sliding_window",
+    "use_cache",
+}
+"""Arguments that models hand to every attention function and that change nothing where a mask is given."""
 
 
 def positions(segments: Tensor) -> Tensor:
@@ -72,13 +87,18 @@ def grouped_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention without repeating the key and value heads.
+
+    Raises UserError for arguments that would change the result in a way we do not compute: a cap on the scores
+    (softcap), attention sinks (s_aux), a bias by position, and whatever else a model thinks of.
 
     query (B, H, T, D); key, value (B, H/G, S, D); attention_mask (B, 1, T, S) bool, True = look. The G queries that
     share a key head are laid out as further query positions, so nothing is copied G times. Returns (B, T, H, D).
     """
+    if unknown := sorted(k for k, v in others.items() if v is not None and k not in NO_EFFECT):
+        raise UserError(f"its attention takes {', '.join(unknown)}, which Tutelage does not compute; use another model")
     batch, heads, length, width = query.shape
     group = heads // key.shape[1]
     if attention_mask is None and length > 1:  # transformers leaves the mask out where it is plainly causal

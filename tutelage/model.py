@@ -6,9 +6,9 @@ once per batch and only the tops differ and train (trlX's "hydra", here for all 
 the paper. Below a cut the embeddings and the output head are frozen too, since a tied head that moves would move
 the reference with it.
 
-This file and `attention.py` are the only ones that touch the internals of transformers. Any decoder-only model whose
-base runs `embed -> layers -> norm` works; `load` proves it by comparing our logits with the model's own, and refuses
-otherwise. Shape letters: B batch, T tokens, d hidden size, V vocabulary.
+This file, `proof.py` and `attention.py` are the only ones that touch the internals of transformers. Any decoder-only
+model whose base runs `embed -> layers -> norm` works; `load` proves it by comparing our numbers with the model's own,
+and refuses otherwise. Shape letters: B batch, T tokens, d hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,24 +21,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import logging as quiet
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from tutelage.attention import attention_mask, positions
 from tutelage.fetch import resolve
+from tutelage.opening import open_model, open_tokenizer
+from tutelage.proof import judged, prove
 from tutelage.records import UserError
 from tutelage.run import Run
 from tutelage.stepping import lays_out
 
 TrainableLayers = int | Literal["all"]
+
+
+def decoder(model: PreTrainedModel) -> Any:
+    """The model without its output head."""
+    base = getattr(model, model.base_model_prefix, None)
+    if base is None:
+        raise UserError(f"{type(model).__name__} keeps its decoder in a way Tutelage does not know; use another model")
+    return base
 
 
 class NoPositions(nn.Module):
@@ -197,9 +200,9 @@ class Lm:
         return shell(self.base, 0, count, **{layers: joined, norm: getattr(top.base, norm)})
 
     @property
-    def base(self) -> nn.Module:
+    def base(self) -> Any:
         """The decoder without the output head."""
-        return getattr(self.model, self.model.base_model_prefix)  # type: ignore[no-any-return]
+        return decoder(self.model)
 
 
 def choose_device() -> torch.device:
@@ -243,17 +246,18 @@ def load(
     device = device or choose_device()
     path = folder_of(source)
     model = open_model(AutoModelForCausalLM, path, choose_dtype(device, dtype), device)
-    tokenizer = open_tokenizer(path)
-    base = getattr(model, model.base_model_prefix)
     cut = _cut(model.config.num_hidden_layers, trainable_layers, str(source))
-    head = model.get_output_embeddings()
-    if getattr(head, "bias", None) is not None:
-        raise UserError(f"{source}: output heads with a bias are not supported")
-    top = Top(base, cut, head.weight)
-    trunk = shell(base, 0, cut, **{norm_name(base): nn.Identity()}) if cut else None
+    with judged(str(source), model):
+        base, head = decoder(model), model.get_output_embeddings()
+        if getattr(head, "bias", None) is not None:
+            raise UserError("output heads with a bias are not supported; use another model")
+        top = Top(base, cut, head.weight)
+        trunk = shell(base, 0, cut, **{norm_name(base): nn.Identity()}) if cut else None
+    tokenizer = open_tokenizer(path, min(len(head.weight), base.get_input_embeddings().num_embeddings))
     lm = Lm(model, tokenizer, cut, top, trunk, str(source))
     _freeze(lm)
-    _prove(lm, str(source))
+    with judged(str(source), model):
+        prove(lm)
     return lm
 
 
@@ -261,29 +265,6 @@ def folder_of(source: Path | str) -> Path | str:
     """The model folder of a run, or what `fetch.resolve` makes of a name, a folder or a hub id."""
     path = Path(source)
     return Run.open(path).intact("model") if (path / "run.json").exists() else resolve(str(source))
-
-
-def open_model(kind: Any, path: Path | str, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    quiet.disable_progress_bar()
-    try:
-        model: PreTrainedModel = kind.from_pretrained(
-            path, dtype=dtype, attn_implementation="tutelage", use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: cannot be opened as a model ({first})") from None
-    model.to(device).eval()  # type: ignore[arg-type]  # eval: dropout would make ratios and KL noise
-    return model
-
-
-def open_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: has no tokenizer that opens ({str(error).splitlines()[0]})") from None
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"{path}: the tokenizer names no end token (eos_token); a response could never end")
-    return tokenizer
 
 
 def _cut(layers: int, trainable: TrainableLayers, source: str) -> int:
@@ -302,23 +283,6 @@ def _freeze(lm: Lm) -> None:
     for part in lm.top.trained_parts():
         part.requires_grad_(True)
     lm.top.head.requires_grad_(lm.cut == 0)
-
-
-@torch.no_grad()
-def _prove(lm: Lm, source: str) -> None:
-    """Our logits must be the model's own: catches scaled, capped or otherwise unusual architectures at the door."""
-    ids = torch.arange(8, device=lm.device)[None] % lm.vocabulary
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    ours = F.linear(lm.top(lm.lower(ids, mask), mask), lm.top.head).float()
-    theirs = lm.model(input_ids=ids).logits.float()
-    # Their states under our head: the same products, so that a mild cap or scale shows even among bf16's rounding.
-    headed = F.linear(lm.base(input_ids=ids).last_hidden_state, lm.top.head).float()
-    tolerance = 1e-3 if ours.dtype == torch.float32 and lm.top.head.dtype == torch.float32 else 0.25
-    size = max(1.0, theirs.std().item())
-    near = ours.shape == theirs.shape and (ours - theirs).abs().max().item() <= tolerance * size
-    if not near or (headed - theirs).abs().max().item() > 1e-3 * size:
-        kind = type(lm.model).__name__
-        raise UserError(f"{source}: {kind} computes its logits in a way Tutelage does not reproduce; use another model")
 
 
 def save_lm(lm: Lm, top: Top, folder: Path) -> None:

@@ -19,7 +19,9 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from tutelage.model import Lm, Top, layer_list, norm_name, open_model, open_tokenizer, shell, write_model
+from tutelage.model import Lm, Top, decoder, layer_list, norm_name, shell, write_model
+from tutelage.opening import open_model, open_tokenizer
+from tutelage.proof import judged, prove_top
 from tutelage.records import UserError, write_json
 
 
@@ -82,14 +84,17 @@ def load_scalar(folder: Path, lm: Lm) -> ScalarHead:
     """
     dtype = lm.top.head.dtype
     model = open_model(AutoModelForSequenceClassification, folder, dtype, lm.device)
-    if open_tokenizer(folder).get_vocab() != lm.tokenizer.get_vocab():
+    with judged(str(folder), model):
+        base = decoder(model)
+        embedding = base.get_input_embeddings().weight
+    if open_tokenizer(folder, len(embedding)).get_vocab() != lm.tokenizer.get_vocab():
         raise UserError(
             f"{folder}: the reward model's tokenizer differs from the policy's ({lm.name}); train both from one base"
         )
-    base = getattr(model, model.base_model_prefix)
     _same_trunk(base, lm, folder)
-    embedding = base.get_input_embeddings().weight
     network = ScalarHead(Top(base, lm.cut, lm.top.head if lm.cut else nn.Parameter(embedding.detach())))
+    with judged(str(folder), model):
+        prove_top(base, network.top, lm.lower, lm.trunk)
     if lm.trunk is not None:
         _let_go(network.top, lm)
     network.score = nn.Parameter(_score_weight(folder).to(lm.device))
@@ -102,7 +107,7 @@ def load_scalar(folder: Path, lm: Lm) -> ScalarHead:
 
 def _let_go(top: Top, lm: Lm) -> None:
     """Copy the top's layers and take the trunk's embedding: one weight of a file keeps all of its mapping in memory."""
-    top.base.set_input_embeddings(lm.base.get_input_embeddings())  # type: ignore[operator]
+    top.base.set_input_embeddings(lm.base.get_input_embeddings())
     for part in top.trained_parts():
         for parameter in part.parameters():
             parameter.data = parameter.data.clone()
