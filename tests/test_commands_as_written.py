@@ -1,7 +1,7 @@
 """Every block of commands in the documentation runs as it is written, in a terminal, in a copy of this checkout.
 
-The quick runs use a stand-in for the embedded model (tests/tinymodels.py) and a small part of the embedded workflow; the
-slow ones the real model and all of it. Nothing else differs: what is typed is what the pages say.
+The quick runs use a stand-in for the embedded model (tests/tinymodels.py) and a small part of the embedded workflow,
+the slow ones the real model and all of it. Nothing else differs: what is typed is what the pages say.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def checkout(folder: Path, *, small: bool) -> Path:
     if listed.returncode:
         pytest.skip("this tree is not a git checkout: nothing says which files belong to it")
     for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file() and (not name.startswith("tests/") or name in ("tests/test_advantages.py")):
+        if (ROOT / name).is_file() and (not name.startswith("tests/") or name == "tests/test_advantages.py"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     if small:
