@@ -205,7 +205,17 @@ def _answered(row: Row[Any], texts: dict[str, tuple[str, str]], left: Aside | No
     text = body.get("response") or body.get("edited", "")
     ranked.sort(key=lambda one: (one.rank, one.model, one.text))
     return Answered(
-        row.id, left, row.name, row.account_id, row.kind, row.batch, row.batch_id, row.created, row.seconds, text, ranked
+        row.id,
+        left,
+        row.name,
+        row.account_id,
+        row.kind,
+        row.batch,
+        row.batch_id,
+        row.created,
+        row.seconds,
+        text,
+        ranked,
     )
 
 
