@@ -75,10 +75,11 @@ def test_blocks_that_are_left_out_are_there_and_hold_no_command(page: str) -> No
 # ---- the pages ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(900)
 def test_the_tutorial_runs_as_written(tmp_path: Path) -> None:
     """No command of it loads a model."""
     tree = checkout(tmp_path / "tutelage", small=True)
-    shown = run("".join(blocks("docs/tutorial.md")), tree, offline(tmp_path / "home", tmp_path / "cache"), REPLIES, 280)
+    shown = run("".join(blocks("docs/tutorial.md")), tree, offline(tmp_path / "home", tmp_path / "cache"), REPLIES, 800)
     assert "the studio is at" in shown and "the database is sound" in shown
     for name in ("data/README.md", "data/preferences.parquet", "shop.backup"):
         assert (tree / name).exists(), name

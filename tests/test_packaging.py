@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from packaged import EXTRAS, ROOT, build, declared, elsewhere, empty, furnished, tracked
+from packaged import EXTRAS, ROOT, build, cut, declared, elsewhere, empty, furnished, tracked
 from tinymodels import save_stand_in
 
 CHOICES = [(), ("parquet",), ("studio",), ("postgres",), EXTRAS]
@@ -170,6 +170,7 @@ def test_the_sdist_makes_the_same_wheel_and_holds_what_the_makefile_uses(
 
 
 @NAMES
+@pytest.mark.timeout(900)
 def test_the_wheel_works_with_just_the_packages_it_declares(
     extras: tuple[str, ...], built: tuple[Path, Path], cache: Path, tmp_path: Path
 ) -> None:
@@ -180,6 +181,7 @@ def test_the_wheel_works_with_just_the_packages_it_declares(
     use(Installed(python, tmp_path / "home", cache, extras), built[1])
 
 
+@pytest.mark.timeout(900)
 def test_the_demo_of_an_installed_wheel_ends_with_its_report(
     built: tuple[Path, Path], cache: Path, tmp_path: Path
 ) -> None:
@@ -188,7 +190,8 @@ def test_the_demo_of_an_installed_wheel_ends_with_its_report(
         [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-index", built[1]], check=True
     )
     user = Installed(python, tmp_path / "home", cache, ())
-    said = user.run("demo", "--preset", "small", "--test-limit", "4")
+    cut(shutil.copytree(ROOT / "tutelage" / "workflows" / "support", user.home / "few"))
+    said = user.run("demo", "--preset", "small", "--workflow", "few")
     assert "report    runs/demo/report.html" in said
     assert "<html" in (user.home / "runs/demo/report.html").read_text()
 
