@@ -12,8 +12,10 @@ import shutil
 import urllib.request
 from pathlib import Path
 
+import pyarrow
 import pytest
 from packaged import ROOT, checkout, elsewhere, offline
+from pyarrow import parquet
 from terminal import CTRL_C, CTRL_D, run
 from tinymodels import save_stand_in
 
@@ -104,9 +106,6 @@ def readme(tree: Path, environment: dict[str, str], patience: float) -> None:
 
 def write_comparisons(rankings: Path, out: Path) -> None:
     """Rankings as TRL has them: a prompt, what was chosen, what was rejected."""
-    import pyarrow
-    from pyarrow import parquet
-
     rows = []
     for line in rankings.read_text().splitlines():
         found = json.loads(line)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tutelage import run as run_module
-from tutelage.records import UserError
 from tutelage.integrity import digest
+from tutelage.records import UserError
 from tutelage.run import Run
 
 
