@@ -7,7 +7,9 @@ downloaded. `empty` is the true kind: pip downloads everything.
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -15,10 +17,14 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("parquet", "studio", "postgres")
+
+KEPT = {"train": 8, "valid": 2, "test": 3}
+"""Prompts of the embedded workflow that the small copy keeps, with their demonstrations."""
 
 
 def build(source: Path, out: Path, *kinds: str) -> list[Path]:
@@ -76,3 +82,50 @@ def elsewhere(home: Path, **more: str) -> dict[str, str]:
         if not k.startswith(("PYTHON", "PYTEST", "COV_", "VIRTUAL_ENV", "XDG_", "MAKE", "MFLAGS"))
     }
     return kept | {"HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | more
+
+
+# ---- a clone ---------------------------------------------------------------------------------------------------
+
+
+def tracked(folder: str = ".") -> list[str]:
+    """The files of this checkout that a commit of everything would hold. Skips the test where there is no git."""
+    words = ["git", "ls-files", "-co", "--exclude-standard", folder]
+    listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this tree is not a git checkout: nothing says which files belong to it")
+    return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+def checkout(folder: Path, *, small: bool) -> Path:
+    """A copy of this tree as a clone would have it, set up by hand where `make` would download packages.
+
+    Its tests are those of one file: `make test` is tried, not everything tested again.
+    """
+    for name in tracked():
+        if not name.startswith("tests/") or name == "tests/test_advantages.py":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    if small:
+        cut(folder / "tutelage" / "workflows" / "support")
+    furnished(folder / ".venv", *declared("dev", *EXTRAS), Requirement("pip"))
+    return folder
+
+
+def cut(workflow: Path) -> None:
+    """Leave a part of a workflow's own prompts and demonstrations."""
+    kept: list[str] = []
+    rows = [json.loads(line) for line in (workflow / "prompts.jsonl").read_text().splitlines()]
+    shown = {json.loads(line)["prompt_id"] for line in (workflow / "demonstrations.jsonl").read_text().splitlines()}
+    for split, count in KEPT.items():
+        own = [row["id"] for row in rows if row["split"] == split and (row["id"] in shown or split == "test")]
+        kept += own[:count]
+    for file, field in (("prompts.jsonl", "id"), ("demonstrations.jsonl", "prompt_id")):
+        lines = (workflow / file).read_text().splitlines(keepends=True)
+        (workflow / file).write_text("".join(line for line in lines if json.loads(line)[field] in kept))
+
+
+def offline(home: Path, cache: Path) -> dict[str, str]:
+    """A user's, with pip offline: what is needed is there already."""
+    home.mkdir(exist_ok=True)
+    offline = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": ""}
+    return elsewhere(home, XDG_CACHE_HOME=str(cache), BROWSER="true", TERM="dumb", **offline)

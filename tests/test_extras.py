@@ -30,10 +30,8 @@ def test_in_a_checkout_it_is_installed_from_there() -> None:
     options = ["--constraint", str(ROOT / "constraints.txt"), "--editable", f"{ROOT}[studio]"]
     assert shlex.split(extras.install("studio")) == [*PIP, *options]
     said = str(extras.missing("the studio", "studio"))
-    assert (
-        said
-        == f"the studio needs the extra 'studio', which is not installed; install it with: {shlex.join([*PIP, *options])}"
-    )
+    assert said.startswith("the studio needs the extra 'studio', which is not installed; install it with: ")
+    assert said.endswith(extras.install("studio"))
 
 
 def test_from_a_wheel_it_is_installed_from_that_wheel(installed: Path, tmp_path: Path) -> None:

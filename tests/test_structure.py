@@ -33,6 +33,7 @@ TRANSFORMERS = ("model", "opening", "attention", "template", "convert", "scalar"
 
 TORCH_FREE = (
     *FOUNDATION,
+    "extras",
     "labelers",
     "rubric",
     "judging",
