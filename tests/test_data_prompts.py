@@ -159,7 +159,7 @@ def test_split_names_of_data_sets_are_known(name: str | None, split: str) -> Non
 
 @pytest.mark.parametrize("name", ["fold3", "all", 1, True, ["train"]])
 def test_other_split_names_are_refused_with_the_way_out(name: object) -> None:
-    with pytest.raises(FieldError, match=r"expected one of train, valid, test; .* --ignore split"):
+    with pytest.raises(FieldError, match=r"expected one of train, valid, test, .* --ignore split"):
         named_split({"split": name})
 
 

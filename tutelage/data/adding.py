@@ -66,7 +66,7 @@ def _agree(found: Imported, known: Sequence[Prompt]) -> None:
         here = splits.get(prompt.text, prompt.split)
         if prompt.id in found.marked and prompt.split != here:
             raise UserError(
-                f"prompt {prompt.id!r} is marked {prompt.split!r}, but it is in {here!r} already; mark it so, or "
+                f"prompt {prompt.id!r} is marked {prompt.split!r}, but it is in {here!r} already; mark it so, "
                 f"{way_out(['split'])}"
             )
 

@@ -83,7 +83,8 @@ class Intake:
         """File a demonstration; a repeated one gets a numbered id, so that no row is lost."""
         response = self.ended(response)
         if not response:
-            raise FieldError("response", "holds an end marker alone")
+            self.notes["a response that is an end marker alone: only the prompt kept"] += 1
+            return
         name = f"d-{digest(prompt.text, response)}"
         self.ids[name] += 1
         self.demonstrations.append(
@@ -126,12 +127,12 @@ class Intake:
         `ranked` says that the row was read as a comparison."""
         left = {name: value for name, value in row.items() if name not in used and name not in CARRIED}
         if found := lost(left, (row.get(name) for name in used), ranked=ranked):
-            others = f", as do {', '.join(map(repr, found[1:]))}" if found[1:] else ""
+            others = f" (as do {', '.join(map(repr, found[1:]))})" if found[1:] else ""
             raise FieldError(
                 found[0],
-                f"looks like an answer or a judgement{others}, and would be lost; comparisons are read from 'prompt', "
-                f"'chosen' and 'rejected' (or 'responses' and 'ranks'), single answers that are rated not at all; "
-                f"{way_out(found)}",
+                f"looks like an answer or a judgement{others} and would be lost; compared answers are read from "
+                f"'prompt', 'chosen' and 'rejected' (or 'responses' and 'ranks'), ratings of single answers are not "
+                f"read; bring the rows into that form, {way_out(found)}",
             )
         for name in (name for name, value in left.items() if not is_blank(value)):
             self.notes[f"column {name!r} has no place in our records: left out"] += 1
@@ -218,7 +219,7 @@ def asked(row: Row, main: str = "") -> Asked:
         value = row.get(name)
         if not is_blank(value) and not (isinstance(value, str) and (value.strip() in text or text in value)):
             raise FieldError(
-                name, f"may be part of the prompt beside {main!r}; join them as 'prompt', or {way_out([name])}"
+                name, f"may be part of the prompt beside {main!r}; join them as 'prompt', {way_out([name])}"
             )
     return Asked(text, turns, columns)
 
@@ -267,8 +268,8 @@ def turns_of(row: Row, name: str) -> list[Turn]:
         turns.append((role, text_of(message, "content", label=f"{where}.content", empty=True)))
         rest = {key: value for key, value in message.items() if key not in ("role", "content")}
         if role == "assistant" and (found := lost(rest, [], ranked=False)):
-            problem = "looks like an answer or a judgement and would be lost"
-            raise FieldError(f"{where}.{found[0]}", f"{problem}; {way_out([f'{name}.{found[0]}'])}")
+            problem = "judges the message, which would be lost; take such messages out,"
+            raise FieldError(f"{where}.{found[0]}", f"{problem} {way_out([f'{name}.{found[0]}'])}")
     return turns
 
 

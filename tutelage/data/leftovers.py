@@ -46,12 +46,14 @@ RATINGS = _set(
     rating rated score scoring likert star grade quality reward helpful helpfulness unhelpful harmless harmlessness
     harmful harm honest honesty correct correctness incorrect wrong accuracy coherence coherent complexity verbosity
     truthful truthfulness factuality relevance fluency safe safety unsafe toxic toxicity acceptable accept accepted
-    approve approved thumb like liked dislike disliked feedback critique annotation evaluation margin strength
-    satisfaction satisfied desirable overall severity positive negative good bad flagged pass passed fail failed
-    valid invalid weight
+    approve approved thumb liked dislike disliked feedback critique margin strength satisfaction satisfied desirable
+    severity flagged passed failed weight
     """
 )
 """Words of columns that say how good one answer is."""
+
+GRADES = _set("good bad like positive negative valid invalid pass fail overall annotation evaluation")
+"""Words that say so where they stand last."""
 
 DEGREES = _set("strength margin score rating confidence probability reward")
 """Words that make of a verdict the degree of one."""
@@ -66,7 +68,7 @@ ABOUT = _set(
 
 VERDICT_VALUES = _set(
     """
-    good bad chosen rejected accepted discarded approved preferred correct incorrect wrong safe unsafe harmful
+    chosen rejected accepted discarded approved preferred correct incorrect wrong safe unsafe harmful
     harmless helpful unhelpful upvote downvote like dislike
     """
 ) | {
@@ -124,7 +126,7 @@ def may_ask(name: str, value: Any) -> bool:
 
 def way_out(names: Sequence[str]) -> str:
     """How to say that columns do not matter."""
-    return f"to leave out what does not matter: --ignore {shlex.join(names)} (in the studio: Columns to leave out)"
+    return f"or leave out what does not matter: --ignore {shlex.join(names)} (in the studio: Columns to leave out)"
 
 
 def words_of(name: str) -> list[str]:
@@ -153,7 +155,7 @@ def _judges(name: str, value: Any, ranked: bool) -> bool:
         return False
     if ranked:
         return bool(verdict) and not DEGREES.intersection(words) and not verdict <= {"chosen", "rejected"}
-    return bool(verdict or RATINGS.intersection(words))
+    return bool(verdict or RATINGS.intersection(words)) or last in GRADES
 
 
 def _answers(name: str, value: Any, known: set[str]) -> bool:
@@ -162,7 +164,7 @@ def _answers(name: str, value: Any, known: set[str]) -> bool:
         words.pop()
     kind = words[-1] if words else ""
     if isinstance(value, int | float):
-        return not isinstance(value, bool) and kind in ANSWERS and words[0] not in COUNTS
+        return not isinstance(value, bool) and kind in ANSWERS - VERDICTS and words[0] not in COUNTS
     may = kind in ANSWERS or (kind in TALKS and (not isinstance(value, str) or kind not in ("message", "turn")))
     return may and bool(set(_texts(value)) - known)
 

@@ -182,7 +182,7 @@ def named_split(row: Mapping[str, object]) -> str:
     plain = re.sub(r"[_-](sft|prefs?|gen|rm|ppo)$", "", str(value).strip().casefold())
     split = SPLIT_NAMES.get(plain.replace("-", "_"))
     if split is None:
-        raise FieldError("split", f"is {value!r}; expected one of {', '.join(SPLITS)}; {way_out(['split'])}")
+        raise FieldError("split", f"is {value!r}; expected one of {', '.join(SPLITS)}, {way_out(['split'])}")
     return split
 
 

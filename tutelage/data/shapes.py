@@ -64,7 +64,10 @@ def _own_demonstration(row: Row, intake: Intake) -> None:
     intake.ids[record.id] += 1
     if intake.ids[record.id] > 1:
         raise FieldError("id", f"{record.id!r} is used twice")
-    intake.demonstrations.append(replace(record, response=intake.ended(record.response)))
+    if response := intake.ended(record.response):
+        intake.demonstrations.append(replace(record, response=response))
+    else:
+        intake.notes["a response that is an end marker alone: only the prompt kept"] += 1
 
 
 def _own_ranking(row: Row, intake: Intake) -> None:
@@ -148,7 +151,7 @@ def _implicit(row: Row, intake: Intake) -> None:
     """Chosen and rejected that share their beginning, which is the prompt: only where no other column can be it."""
     for name, value in row.items():
         if may_ask(name, value):
-            raise FieldError(name, f"may hold the prompt; rename it to 'prompt', or {way_out([name])}")
+            raise FieldError(name, f"may hold the prompt; rename it to 'prompt', {way_out([name])}")
     if isinstance(row.get("chosen"), list):
         chosen, rejected = turns_of(row, "chosen"), turns_of(row, "rejected")
         compare_turns(intake, chosen, rejected, row)
