@@ -218,11 +218,10 @@ def test_a_malformed_row_is_one_line_with_file_line_and_field(
 
 
 FIRST_ROWS: list[tuple[Any, str]] = [
-    ({"text": "plain"}, "has fields text: no known shape; name the column 'prompt'"),
+    ({"text": "plain"}, "has fields text: no known shape; name the columns 'prompt'"),
     ({"a": 1, "b": 2}, "has fields a, b: no known shape"),
     ({}, "has fields none: no known shape"),
     (3, "is a number, expected an object"),
-    ({"prompt": "x", "completion": "y", "label": True}, "field 'label' marks single responses"),
 ]
 
 

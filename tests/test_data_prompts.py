@@ -9,17 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.data.prompts import (
-    DEDUP_PREFIX,
-    Collected,
-    collect,
-    first_turn,
-    prefix_key,
-    split_of,
-    split_unit,
-    transcript,
-)
-from tutelage.records import Prompt, UserError
+from tutelage.data.duplicates import DEDUP_PREFIX, Duplicates, beginning
+from tutelage.data.prompts import Collected, collect, first_turn, named_split, split_of, split_unit, transcript
+from tutelage.records import FieldError, Prompt, UserError
 
 TRAIN, VALID, TEST = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 
@@ -39,7 +31,7 @@ def reasons(collected: Collected) -> dict[str, str]:
 def test_equal_prompts_are_kept_once_whatever_their_case_and_spacing() -> None:
     got = collect([prompt("a", "Name a fish."), prompt("b", "  name A\nfish.", "bob"), prompt("c", "Name a fish")])
     assert ids(got.kept) == ["a", "c"]
-    assert reasons(got) == {"b": "duplicate: same beginning as a"}
+    assert reasons(got) == {"b": "duplicate: same words as a"}
 
 
 def test_a_long_shared_beginning_makes_a_duplicate_and_one_character_less_does_not() -> None:
@@ -129,20 +121,46 @@ def test_existing_prompts_count_for_everything_and_stay_out_of_the_result() -> N
     got = collect(new, existing=old, user_limit=3, shares=TRAIN)
     assert [(p.id, p.split) for p in got.kept] == [("d", "test")]
     assert reasons(got) == {
-        "c": "duplicate: same beginning as a",
+        "c": "duplicate: same words as a",
         "e": "over the user limit: ann has 3 prompts already",
-        "a": "duplicate: same beginning as a",
     }
+    assert ids(got.here) == ["a"]
 
 
-def test_given_splits_are_kept_on_request_but_must_agree_per_user() -> None:
-    got = collect([prompt("a", "one", split="valid")], keep_splits=True, shares=TRAIN)
-    assert got.kept[0].split == "valid"
-    mixed = [prompt("a", "one", split="valid"), prompt("b", "two", split="test")]
-    with pytest.raises(UserError, match="user 'ann' has prompts in valid and in test"):
-        collect(mixed, keep_splits=True)
+def test_a_marked_split_stays_and_the_users_other_prompts_follow_it() -> None:
+    mixed = [prompt("c", "three"), prompt("a", "one", split="valid"), prompt("b", "two", split="test")]
+    got = collect(mixed, marked={"a", "b"}, shares=TRAIN)
+    assert [(p.id, p.split) for p in got.kept] == [("c", "valid"), ("a", "valid"), ("b", "test")]
     old = [prompt("z", "zero", split="train")]
-    assert {p.split for p in collect(mixed, existing=old, keep_splits=True).kept} == {"train"}
+    got = collect(mixed, existing=old, marked={"a", "b"}, shares=TEST)
+    assert [(p.id, p.split) for p in got.kept] == [("c", "train"), ("a", "valid"), ("b", "test")]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train", "train"),
+        ("TRAIN", "train"),
+        ("train_sft", "train"),
+        ("validation", "valid"),
+        ("val", "valid"),
+        ("Dev", "valid"),
+        ("valid", "valid"),
+        ("test_prefs", "test"),
+        (" Test ", "test"),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_split_names_of_data_sets_are_known(name: str | None, split: str) -> None:
+    assert named_split({"split": name}) == split
+    assert named_split({}) == ""
+
+
+@pytest.mark.parametrize("name", ["fold3", "all", 1, True, ["train"]])
+def test_other_split_names_are_refused_with_the_way_out(name: object) -> None:
+    with pytest.raises(FieldError, match=r"expected one of train, valid, test, .* --ignore split"):
+        named_split({"split": name})
 
 
 def test_an_id_for_two_texts_is_refused() -> None:
@@ -182,7 +200,7 @@ def test_transcripts_and_their_first_turn() -> None:
 
 def test_a_prefix_needs_a_length() -> None:
     with pytest.raises(ValueError, match="length"):
-        prefix_key("text", 0)
+        beginning("text", 0)
 
 
 words = st.sampled_from(["tea", "milk", "sugar", "ann@example.com", "x" * 140])
@@ -211,8 +229,10 @@ def test_prompts_that_arrive_later_change_nothing_before(prompts: list[Prompt], 
 def test_invariants_of_any_collection(prompts: list[Prompt]) -> None:
     got = collect(prompts, user_limit=3)
     assert sorted(ids(got.kept) + [p.id for p, _ in got.dropped]) == sorted(ids(prompts))
-    keys = [prefix_key(p.text) for p in got.kept]
-    assert len(keys) == len(set(keys))
+    seen = Duplicates()
+    for p in got.kept:
+        assert seen.find(p.text) is None
+        seen.add(p.text, p.id)
     assert all(count <= 3 for user, count in Counter(p.user for p in got.kept).items() if user != "unknown")
     splits: dict[str, set[str]] = {}
     for p in got.kept:

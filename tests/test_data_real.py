@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tutelage.data.adding import add
 from tutelage.data.prompts import collect, split_unit
 from tutelage.data.sources import Imported, load, sniff
 from tutelage.records import Demonstration, Ranking, read_records, write_records
@@ -20,6 +21,7 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 OASST = "oasst_eval_trees/en_100_tree.jsonl.gz"
 FEEDBACK = "qa_feedback_dev/dev_feedback.jsonl.gz"
 DOLLY = "dolly15k/dolly15k.jsonl.gz"
+P3 = "t0_p3_sample/t0_20_per_template.jsonl.gz"
 HH = "hh_harmless_test/test.jsonl.gz"
 HH_TRUNCATED = "hh_harmless_train5k_trunc/preference_train.jsonl.gz"
 LOTTERY = "oasst_eval_trees/prompt_lottery_en_250_text.jsonl.gz"
@@ -143,10 +145,30 @@ def test_imported_rankings_survive_writing_and_reading(tmp_path: Path) -> None:
 
 
 def test_collection_rules_on_a_real_set() -> None:
-    imported = loaded(path_of(HH))
+    imported = loaded(path_of(DOLLY))
     got = collect(imported.prompts, count_tokens=lambda text: len(text.split()), max_tokens=300)
     rules = Counter(reason.rule for _, reason in got.dropped)
     assert set(rules) == {"personal data", "too long", "duplicate"}
-    assert len(got.kept) + len(got.dropped) == 996
+    assert len(got.kept) + len(got.dropped) == 12_608
     rest = imported.restricted_to(got.kept)
-    assert {ranking.prompt_id for ranking in rest.rankings} == {prompt.id for prompt in got.kept}
+    assert {demonstration.prompt_id for demonstration in rest.demonstrations} == {prompt.id for prompt in got.kept}
+
+
+@pytest.mark.parametrize(
+    ("name", "duplicates"), [(OASST, 0), (HH, 0), (HH_TRUNCATED, 5), (FEEDBACK, 0), (DOLLY, 14), (P3, 100)]
+)
+def test_only_what_asks_the_same_is_a_duplicate(name: str, duplicates: int) -> None:
+    """Threads of one tree, and questions about one passage, are different prompts; "What is love?" twice is one."""
+    rules = Counter(reason.rule for _, reason in collect(loaded(path_of(name)).prompts).dropped)
+    assert rules["duplicate"] == duplicates
+
+
+def test_a_file_of_trees_is_added_whole(tmp_path: Path) -> None:
+    assert "now 480 prompts, 0 demonstrations, 212 rankings" in add(tmp_path / "mine", path_of(OASST))
+
+
+def test_end_markers_of_a_real_set_are_taken_off() -> None:
+    imported = loaded(path_of(P3))
+    assert len(imported.demonstrations) == 5_323
+    assert not any("<|endoftext|>" in d.response for d in imported.demonstrations)
+    assert "1 row: a response that is an end marker alone: only the prompt kept" in imported.notes

@@ -169,7 +169,7 @@ def test_pairs_without_a_prompt_share_it(tmp_path: Path) -> None:
 
 def test_demonstrations_from_prompt_completion_and_messages(tmp_path: Path) -> None:
     rows: list[Any] = [
-        {"prompt": "The sky is", "completion": " blue.", "user": "ann", "labeler": "l1", "score": 3},
+        {"prompt": "The sky is", "completion": " blue.", "user": "ann", "labeler": "l1", "tokens": 3},
         {"prompt": [user("Sky?")], "completion": [assistant("Blue.")]},
     ]
     imported = load(write(tmp_path / "a.jsonl", rows))
@@ -180,7 +180,7 @@ def test_demonstrations_from_prompt_completion_and_messages(tmp_path: Path) -> N
     ]
     assert imported.prompts[0].user == "ann"
     assert imported.demonstrations[0].split == imported.prompts[0].split == split_of("user:ann")
-    assert imported.notes == ("1 row: column 'score' has no place in our records: left out",)
+    assert imported.notes == ("1 row: column 'tokens' has no place in our records: left out",)
     rows = [
         {"messages": [{"role": "system", "content": "Be brief."}, user("Hi"), assistant("Hello")]},
         {"messages": [user("Hi"), assistant("Hello"), user("Bye")]},
@@ -268,7 +268,7 @@ def test_records_follow_the_prompts_that_were_kept(tmp_path: Path) -> None:
         (kept[0].id, kept[0].split),
     ]
     assert [p.id for p in rest.prompts] == ["known", kept[0].id]
-    assert rest.notes == ("1 demonstrations or rankings left out with their prompts",)
+    assert len(rest.demonstrations) == len(imported.demonstrations) - 1
     assert imported.restricted_to(imported.prompts) == imported
 
 

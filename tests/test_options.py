@@ -47,7 +47,7 @@ OPTIONS = {
     "CompareWords": "runs prompt temperature seed",
     "ChatWords": "run temperature seed",
     "DoctorWords": "run json",
-    "AddWords": "folder file",
+    "AddWords": "folder file ignore",
     "InitWords": "folder source name model",
     "StudioWords": "folder host port no_browser database",
     "AccountWords": "folder name role team reset database",

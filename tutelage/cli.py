@@ -172,6 +172,8 @@ class AddWords:
     """Folder to add to: prompts.jsonl, demonstrations.jsonl, rankings.jsonl."""
     file: Path
     """Own JSONL, TRL shapes, HH transcripts, Open-Assistant trees, QA-Feedback, Dolly, CSV or Parquet (.gz too)."""
+    ignore: tuple[str, ...] = ()
+    """Columns to leave out, such as a second answer or a rating that does not matter; "meta.score" is one within."""
 
 
 def add(words: Words) -> int:
@@ -179,7 +181,7 @@ def add(words: Words) -> int:
     parsed = config.parse(AddWords, _positional(words, "--folder", "--file"), "tutelage add")
     from tutelage.data.adding import add as run
 
-    print(run(parsed.folder, parsed.file))
+    print(run(parsed.folder, parsed.file, ignore=parsed.ignore))
     return 0
 
 

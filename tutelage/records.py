@@ -298,7 +298,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
                     raise UserError(f"{path}, line {number}: not UTF-8 text") from None
                 except json.JSONDecodeError as error:
                     problem = f"not valid JSON ({error.msg} at column {error.colno})"
-                    raise UserError(f"{path}, line {number}: {problem}") from None
+                    hint = "; expected a JSON object on every line" if number == 1 else ""
+                    raise UserError(f"{path}, line {number}: {problem}{hint}") from None
                 except (ValueError, RecursionError) as error:
                     raise UserError(f"{path}, line {number}: not readable as JSON ({error})") from None
     except FileNotFoundError:
@@ -327,7 +328,8 @@ def read_placed(kind: type[T], path: Path | str) -> list[tuple[str, T]]:
         try:
             records.append((where, from_dict(kind, row)))
         except FieldError as error:
-            raise UserError(f"{where}: {error}") from None
+            hint = "" if records else f"; if the file has another shape, bring it in first: tutelage add FOLDER {path}"
+            raise UserError(f"{where}: {error}{hint}") from None
     return records
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-from tutelage.data.intake import Intake, Row, Turn, compare_turns, kind_of, responses_of, text_of
+from tutelage.data.intake import Intake, Row, Turn, asked, compare_turns, kind_of, responses_of, text_of
 from tutelage.data.prompts import transcript
 from tutelage.records import MAX_RANKED, FieldError, Prompt, Response
 
@@ -19,7 +19,7 @@ _SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
 def hh(row: Row, intake: Intake) -> None:
     chosen, rejected = (_hh_turns(text_of(row, name), name) for name in ("chosen", "rejected"))
     compare_turns(intake, chosen, rejected, row)
-    intake.leave_out(row, ["chosen", "rejected"])
+    intake.leave_out(row, ["chosen", "rejected"], ranked=True)
 
 
 def _hh_turns(text: str, name: str) -> list[Turn]:
@@ -51,7 +51,7 @@ def tree(row: Row, intake: Intake) -> None:
         stack += [(reply, turns, name) for reply, name in reversed(replies)]
         if role == "user":
             name = text_of(message, "message_id", label=f"{where}.message_id")
-            prompt = intake.prompt(transcript(turns), {}, id=name)
+            prompt = intake.prompt(transcript(turns), {"split": row.get("split")}, id=name)
             _rank_replies(prompt, replies, intake)
 
 
@@ -117,7 +117,8 @@ def qa_feedback(row: Row, intake: Intake) -> None:
             intake.rank(prompt, [answers[i], answers[j]], [(0, 0), (0, 1), (1, 0)][verdict], row)
     if row.get("gold") is not None:
         intake.demonstrate(prompt, text_of(row, "gold"), row)
-    intake.leave_out(row, ["question", "passages", "gold", "preference", *(f"prediction {i}" for i in range(1, 5))])
+    used = ["question", "passages", "gold", "preference", *(f"prediction {i}" for i in range(1, 5))]
+    intake.leave_out(row, used, ranked=True)
 
 
 def _qa_prompt(row: Row) -> str:
@@ -148,12 +149,9 @@ _CATEGORIES = {
 
 
 def instruction(row: Row, intake: Intake) -> None:
-    context = "context" if "context" in row else "input"
+    """An instruction with its input or context below it, and what was answered."""
     answer = "response" if "response" in row else "output"
-    parts = [text_of(row, "instruction")]
-    if row.get(context) is not None:
-        parts.append(text_of(row, context, empty=True))
+    task = asked(row, "instruction")
     use_case = _CATEGORIES.get(str(row.get("category")), "other")
-    prompt = intake.prompt("\n\n".join(part for part in parts if part), row, use_case=use_case)
-    intake.demonstrate(prompt, text_of(row, answer), row)
-    intake.leave_out(row, ["id", "instruction", context, answer, "category"])
+    intake.demonstrate(intake.prompt(task.text, row, use_case=use_case), text_of(row, answer), row)
+    intake.leave_out(row, ["id", *task.columns, answer, "category"])

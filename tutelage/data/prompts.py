@@ -4,14 +4,14 @@ functions.
     collected = collect(prompts, count_tokens=count)
     print(collected.summary())
 
-In order: a prompt over the token limit goes; a training prompt with personal data goes; a prompt that shares
-a long beginning with one already kept goes; a user's prompts beyond the limit go. The two rules on the prompt
-alone come first, so that a prompt which is dropped anyway never pushes out a clean neighbour. Decisions
-follow the order of arrival: more prompts appended later change none of the earlier ones, nor the split of any
-user.
+In order: a prompt that is here already is not taken again; a prompt over the token limit goes; a training prompt
+with personal data goes; a prompt that asks the same as one already kept goes (see `duplicates`); a user's prompts
+beyond the limit go. The two rules on the prompt alone come before the duplicates, so that a prompt which is dropped
+anyway never pushes out a clean neighbour. Decisions follow the order of arrival: more prompts appended later change
+none of the earlier ones, nor the split of any user.
 
-The paper says neither how long a shared beginning must be nor how users are assigned to splits; ours are
-`DEDUP_PREFIX` and a salted hash.
+A prompt whose row names a split keeps it; every other one goes where its user's prompts are. The paper does not say
+how users are assigned to splits; ours is a salted hash.
 """
 
 from __future__ import annotations
@@ -20,16 +20,13 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tutelage.data.duplicates import DEDUP_PREFIX, Duplicates
+from tutelage.data.leftovers import way_out
 from tutelage.data.pii import find_pii
-from tutelage.records import SPLITS, Prompt, UserError
-
-DEDUP_PREFIX = 128
-"""Characters that two prompts must share from the start to count as duplicates: about 30 tokens, half the
-paper's median customer prompt (Table 9). Case and spacing are ignored. Shorter prompts are duplicates only
-when equal, or short templated requests ("Write a reply to a customer who ...") would eat each other."""
+from tutelage.records import SPLITS, FieldError, Prompt, UserError
 
 USER_LIMIT = 200
 """Prompts kept per user id (paper section 3.2)."""
@@ -46,6 +43,14 @@ SPLIT_SHARES = (0.8, 0.1, 0.1)
 UNKNOWN_USER = "unknown"
 """The user of prompts whose source names none. They are no single person: no limit, split by their first
 turn."""
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "validation", "val", "dev", "development", "eval", "evaluation"), "valid"),
+    **dict.fromkeys(("test", "testing", "heldout", "held_out"), "test"),
+}
+"""How data sets call their splits, and what we call them. A tail that says what the rows are for counts for nothing:
+"train_sft", "test_prefs"."""
 
 SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
 """How the roles of a conversation are written when it becomes the text of one prompt."""
@@ -64,18 +69,23 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """The outcome of `collect`: every prompt given, in one of two lists, in order of arrival."""
+    """The outcome of `collect`: every prompt given, in one of three lists, in order of arrival."""
 
     kept: tuple[Prompt, ...]
     dropped: tuple[tuple[Prompt, Reason], ...]
+    here: tuple[Prompt, ...] = ()
+    """With the very words of a prompt that was there before."""
 
     def summary(self) -> str:
-        """Two lines for a person: how many were kept in which split, how many each rule dropped."""
+        """Up to three lines for a person: how many were kept in which split, how many each rule dropped."""
         splits = Counter(prompt.split for prompt in self.kept)
         users = {prompt.user for prompt in self.kept} - {UNKNOWN_USER}
         shares = ", ".join(f"{split} {splits[split]:,}" for split in SPLITS)
         origin = f" from {len(users):,} users" if users else ""
-        lines = [f"{len(self.kept) + len(self.dropped):,} prompts in, {len(self.kept):,} kept{origin} ({shares})"]
+        total = len(self.kept) + len(self.dropped) + len(self.here)
+        lines = [f"{total:,} prompts in, {len(self.kept):,} kept{origin} ({shares})"]
+        if self.here:
+            lines.append(f"{len(self.here):,} here already")
         if self.dropped:
             rules = Counter(reason.rule for _, reason in self.dropped)
             detail = ", ".join(f"{rules[rule]:,} {rule}" for rule in sorted(rules, key=lambda r: (-rules[r], r)))
@@ -87,52 +97,93 @@ def collect(
     prompts: Iterable[Prompt],
     *,
     existing: Sequence[Prompt] = (),
+    marked: Collection[str] = (),
     count_tokens: Callable[[str], int] | None = None,
     max_tokens: int = MAX_PROMPT_TOKENS,
     user_limit: int = USER_LIMIT,
     dedup_prefix: int = DEDUP_PREFIX,
     shares: tuple[float, float, float] = SPLIT_SHARES,
     salt: str = SPLIT_SALT,
-    keep_splits: bool = False,
 ) -> Collected:
     """Apply the collection rules.
 
     `existing` are prompts already in the workflow: they stay as they are, count as duplicates and towards the
-    user limit, and their users keep their split. `count_tokens` gives the length of a text in tokens; without
-    it no prompt is too long. `keep_splits` takes over the split each new prompt carries (it was fixed
-    elsewhere). Raises UserError when an id is used for two texts, or a user's given splits differ.
+    user limit, and their users keep their split. `marked` are the ids of new prompts whose split is their row's
+    own and stays. `count_tokens` gives the length of a text in tokens; without it no prompt is too long. Raises
+    UserError when an id is used for two texts.
     """
-    texts = {prompt.id: prompt.text for prompt in existing}
-    splits: dict[str, str] = {}
+    prompts = list(prompts)
+    ids = {prompt.id: prompt.text for prompt in existing}
+    here = frozenset(prompt.text for prompt in existing)
+    units: dict[str, str] = {}
+    seen = Duplicates(dedup_prefix)
     for prompt in existing:
-        splits.setdefault(split_unit(prompt), prompt.split)
-    owners = {prefix_key(prompt.text, dedup_prefix): prompt.id for prompt in reversed(existing)}
+        units.setdefault(split_unit(prompt), prompt.split)
+        seen.add(prompt.text, prompt.id)
+    splits = assign_splits(prompts, marked, units=units, shares=shares, salt=salt)
     counts = Counter(prompt.user for prompt in existing)
-    fixed = frozenset(splits)
     kept: list[Prompt] = []
     dropped: list[tuple[Prompt, Reason]] = []
-    for prompt in prompts:
-        if texts.setdefault(prompt.id, prompt.text) != prompt.text:
-            raise UserError(f"prompt id {prompt.id!r} is used for two different texts")
-        unit = split_unit(prompt)
-        given = prompt.split if keep_splits else split_of(unit, shares=shares, salt=salt)
-        split = splits.setdefault(unit, given)
-        if keep_splits and split != given and unit not in fixed and prompt.user != UNKNOWN_USER:
-            raise UserError(f"user {prompt.user!r} has prompts in {split} and in {given}; a user's split must be one")
-        prompt = replace(prompt, split=split)
-        key = prefix_key(prompt.text, dedup_prefix)
+    known: list[Prompt] = []
+    for given in prompts:
+        if ids.setdefault(given.id, given.text) != given.text:
+            raise UserError(f"prompt id {given.id!r} is used for two different texts")
+        prompt = replace(given, split=splits[given.id])
+        if prompt.text in here:
+            known.append(prompt)
+            continue
         reason = _unfit(prompt, count_tokens, max_tokens)
-        if reason is None and key in owners:
-            reason = Reason("duplicate", f"same beginning as {owners[key]}")
+        if reason is None and (found := seen.find(prompt.text)) is not None:
+            name, how = found
+            reason = Reason("duplicate", f"{how} {name}")
         if reason is None and prompt.user != UNKNOWN_USER and counts[prompt.user] >= user_limit:
             reason = Reason("over the user limit", f"{prompt.user} has {user_limit:,} prompts already")
         if reason is not None:
             dropped.append((prompt, reason))
             continue
-        owners[key] = prompt.id
+        seen.add(prompt.text, prompt.id)
         counts[prompt.user] += 1
         kept.append(prompt)
-    return Collected(tuple(kept), tuple(dropped))
+    return Collected(tuple(kept), tuple(dropped), tuple(known))
+
+
+def assign_splits(
+    prompts: Iterable[Prompt],
+    marked: Collection[str],
+    *,
+    units: Mapping[str, str] | None = None,
+    shares: tuple[float, float, float] = SPLIT_SHARES,
+    salt: str = SPLIT_SALT,
+) -> dict[str, str]:
+    """The split of each prompt, by id: the one its row names (`marked`), else the one of its unit.
+
+    A unit (see `split_unit`) is where it was before (`units`), else where its first marked prompt is, else where the
+    hash puts it.
+    """
+    prompts = list(prompts)
+    units = dict(units or {})
+    for prompt in prompts:
+        if prompt.id in marked:
+            units.setdefault(split_unit(prompt), prompt.split)
+    splits = {}
+    for prompt in prompts:
+        splits[prompt.id] = prompt.split
+        if prompt.id not in marked:
+            unit = split_unit(prompt)
+            splits[prompt.id] = units.setdefault(unit, split_of(unit, shares=shares, salt=salt))
+    return splits
+
+
+def named_split(row: Mapping[str, object]) -> str:
+    """The split that a row names, in our words; "" when it names none. Raises FieldError for a name we do not know."""
+    value = row.get("split")
+    if value is None or value == "":
+        return ""
+    plain = re.sub(r"[_-](sft|prefs?|gen|rm|ppo)$", "", str(value).strip().casefold())
+    split = SPLIT_NAMES.get(plain.replace("-", "_"))
+    if split is None:
+        raise FieldError("split", f"is {value!r}; expected one of {', '.join(SPLITS)}, {way_out(['split'])}")
+    return split
 
 
 def _unfit(prompt: Prompt, count_tokens: Callable[[str], int] | None, max_tokens: int) -> Reason | None:
@@ -146,13 +197,6 @@ def _unfit(prompt: Prompt, count_tokens: Callable[[str], int] | None, max_tokens
         if kinds:
             return Reason("personal data", ", ".join(kinds))
     return None
-
-
-def prefix_key(text: str, length: int = DEDUP_PREFIX) -> str:
-    """Two prompts are duplicates when their keys are equal: the first `length` characters, or all."""
-    if length < 1:
-        raise ValueError(f"length is {length}; expected 1 or more")
-    return " ".join(text.casefold().split())[:length]
 
 
 def split_unit(prompt: Prompt) -> str:

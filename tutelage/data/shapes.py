@@ -1,13 +1,18 @@
-"""The shapes in which prompts, demonstrations and rankings are kept elsewhere, and how each becomes our
-records.
+"""The shapes in which prompts, demonstrations and rankings are kept elsewhere, and how each becomes our records.
 
 Every shape recognises a decoded row by its fields and files it with an `Intake`:
 
-own         one Prompt, Demonstration or Ranking a row, as records.py writes them TRL         prompt |
-prompt+completion | prompt+chosen+rejected | chosen+rejected with a shared beginning | messages; each with
-plain text or with lists of messages HH          chosen and rejected transcripts with "Human:" and
-"Assistant:" trees       Open-Assistant message trees, ranks on sibling replies QA-Feedback four answers and
-all six comparisons Dolly       instruction, context, response (also instruction, input, output)
+    own           one Prompt, Demonstration or Ranking a row, as records.py writes them
+    TRL           prompt | prompt, completion | prompt, chosen, rejected | messages; each with plain text or with
+                  lists of messages; chosen, rejected alone where they share their beginning
+    HH            chosen and rejected transcripts with "Human:" and "Assistant:"
+    trees         Open-Assistant message trees, ranks on sibling replies
+    QA-Feedback   four answers and all six comparisons
+    Dolly         instruction, context, response (also instruction, input, output)
+
+The prompt of a row is its `prompt`; beside chosen and rejected also its `instruction`, `question`, `query` or `input`,
+with `input` or `context` below it. A column `system` or `system_prompt` stands before any of them. A column that no
+shape has a place for is left out and told, but never one that holds an answer or a judgement (see `leftovers`).
 """
 
 from __future__ import annotations
@@ -17,61 +22,68 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from tutelage.data.corpora import hh, instruction, qa_feedback, tree
-from tutelage.data.intake import Intake, Row, Turn, compare_turns, digest, kind_of, spoken, text_of, turns_of
-from tutelage.data.prompts import split_of, split_unit, transcript
+from tutelage.data.intake import (
+    ASKED,
+    Intake,
+    Row,
+    Turn,
+    asked,
+    compare_turns,
+    digest,
+    kind_of,
+    spoken,
+    text_of,
+    turns_of,
+)
+from tutelage.data.leftovers import is_blank, may_ask, way_out
+from tutelage.data.prompts import named_split, transcript
 from tutelage.records import Demonstration, FieldError, Prompt, Ranking, from_dict
 
 # Our own records
 
 
-def _own(kind: type[Any], row: Row) -> Any:
-    """A record as it stands; only a row that names no split gets the one of its user or text."""
-    record = from_dict(kind, row)
-    if "split" in row:
-        return record
-    prompt = record if isinstance(record, Prompt) else Prompt(id="-", text=record.prompt)
-    return replace(record, split=split_of(split_unit(prompt)))
+def _own(kind: type[Any], row: Row) -> tuple[Any, bool]:
+    """A record as it stands, and whether its row names its split."""
+    split = named_split(row) if isinstance(row.get("split"), str | None) else ""
+    if split:
+        row = {**row, "split": split}
+    elif is_blank(row.get("split")):
+        row = {name: value for name, value in row.items() if name != "split"}
+    return from_dict(kind, row), split != ""
 
 
 def _own_prompt(row: Row, intake: Intake) -> None:
-    prompt = _own(Prompt, row)
+    prompt, marked = _own(Prompt, row)
     if prompt.id in intake.prompts:
         raise FieldError("id", f"{prompt.id!r} is used twice")
-    intake.add_prompt(prompt, "id")
+    intake.add_prompt(prompt, "id", marked=marked)
 
 
 def _own_demonstration(row: Row, intake: Intake) -> None:
-    record = _with_prompt(_own(Demonstration, row), intake)
+    record = _with_prompt(*_own(Demonstration, row), intake)
     intake.ids[record.id] += 1
     if intake.ids[record.id] > 1:
         raise FieldError("id", f"{record.id!r} is used twice")
-    intake.demonstrations.append(record)
+    if response := intake.ended(record.response):
+        intake.demonstrations.append(replace(record, response=response))
+    else:
+        intake.notes["a response that is an end marker alone: only the prompt kept"] += 1
 
 
 def _own_ranking(row: Row, intake: Intake) -> None:
-    intake.rankings.append(_with_prompt(_own(Ranking, row), intake))
+    record = _with_prompt(*_own(Ranking, row), intake)
+    responses = tuple(replace(r, text=intake.ended(r.text)) for r in record.responses)
+    intake.rankings.append(replace(record, responses=responses))
 
 
-def _with_prompt(record: Any, intake: Intake) -> Any:
+def _with_prompt(record: Any, marked: bool, intake: Intake) -> Any:
     name = record.prompt_id or f"p-{digest(record.prompt)}"
-    intake.add_prompt(Prompt(id=name, text=record.prompt, split=record.split, source=intake.source), "prompt_id")
+    prompt = Prompt(id=name, text=record.prompt, split=record.split, source=intake.source)
+    intake.add_prompt(prompt, "prompt_id", marked=marked)
     return replace(record, prompt_id=name)
 
 
 # TRL
-
-
-def _context(row: Row) -> tuple[str, list[Turn]]:
-    """The `prompt` field as the text of a prompt, and as turns."""
-    if "prompt" not in row:
-        raise FieldError("prompt", "is missing")
-    if isinstance(row["prompt"], list):
-        turns = turns_of(row, "prompt")
-        if turns[-1][0] == "assistant":
-            raise FieldError("prompt", "ends with an assistant message; nothing is left to answer")
-        return transcript(turns), turns
-    text = text_of(row, "prompt")
-    return text, [("user", text)]
 
 
 def _answer(row: Row, name: str, context: Sequence[Turn], *, empty: bool = False) -> str:
@@ -79,14 +91,17 @@ def _answer(row: Row, name: str, context: Sequence[Turn], *, empty: bool = False
     if not isinstance(row.get(name), list):
         return text_of(row, name, empty=empty)
     turns = turns_of(row, name)
-    if turns[: len(context)] == list(context):
-        turns = turns[len(context) :]
+    for before in (list(context), [turn for turn in context if turn[0] != "system"]):
+        if turns[: len(before)] == before:
+            turns = turns[len(before) :]
+            break
     return spoken(turns, name, empty=empty)
 
 
 def _prompt_only(row: Row, intake: Intake) -> None:
-    intake.prompt(_context(row)[0], row)
-    intake.leave_out(row, ["prompt"])
+    prompt = asked(row, "prompt")
+    intake.prompt(prompt.text, row)
+    intake.leave_out(row, prompt.columns)
 
 
 def _bare_prompt(row: str, intake: Intake) -> None:
@@ -97,10 +112,10 @@ def _answered(answer: str) -> Callable[[Row, Intake], None]:
     """Rows with a prompt and its response under the name `answer`."""
 
     def read(row: Row, intake: Intake) -> None:
-        text, turns = _context(row)
-        response = _answer(row, answer, turns)
-        intake.demonstrate(intake.prompt(text, row), response, row)
-        intake.leave_out(row, ["prompt", answer])
+        prompt = asked(row, "prompt")
+        response = _answer(row, answer, prompt.turns)
+        intake.demonstrate(intake.prompt(prompt.text, row), response, row)
+        intake.leave_out(row, [*prompt.columns, answer])
 
     return read
 
@@ -125,14 +140,18 @@ def _messages(row: Row, intake: Intake) -> None:
 
 
 def _preference(row: Row, intake: Intake) -> None:
-    text, turns = _context(row)
-    answers = _answer(row, "chosen", turns, empty=True), _answer(row, "rejected", turns, empty=True)
-    intake.compare(intake.prompt(text, row), answers, row)
-    intake.leave_out(row, ["prompt", "chosen", "rejected"])
+    """Chosen and rejected beside a column that holds the prompt."""
+    prompt = asked(row)
+    answers = tuple(_answer(row, name, prompt.turns, empty=True) for name in ("chosen", "rejected"))
+    intake.compare(intake.prompt(prompt.text, row), (answers[0], answers[1]), row)
+    intake.leave_out(row, [*prompt.columns, "chosen", "rejected"], ranked=True)
 
 
 def _implicit(row: Row, intake: Intake) -> None:
-    """Chosen and rejected that share their beginning, which is the prompt."""
+    """Chosen and rejected that share their beginning, which is the prompt: only where no other column can be it."""
+    for name, value in row.items():
+        if may_ask(name, value):
+            raise FieldError(name, f"may hold the prompt; rename it to 'prompt', {way_out([name])}")
     if isinstance(row.get("chosen"), list):
         chosen, rejected = turns_of(row, "chosen"), turns_of(row, "rejected")
         compare_turns(intake, chosen, rejected, row)
@@ -144,7 +163,7 @@ def _implicit(row: Row, intake: Intake) -> None:
         answers = first[length:].strip(), second[length:].strip()
         intake.compare(intake.prompt(first[:length].strip(), row), answers, row)
         intake.notes["no prompt field: the words shared at the start were taken for it"] += 1
-    intake.leave_out(row, ["chosen", "rejected"])
+    intake.leave_out(row, ["chosen", "rejected"], ranked=True)
 
 
 def _shared_words(first: str, second: str) -> int:
@@ -188,12 +207,13 @@ SHAPES = (
     Shape("own rankings", lambda names, row: {"responses", "ranks"} <= names, _own_ranking, Ranking),
     Shape("TRL preference", lambda names, row: {"prompt", "chosen", "rejected"} <= names, _preference),
     Shape("HH transcripts", lambda names, row: {"chosen", "rejected"} <= names and _is_hh(row), hh),
-    Shape("TRL implicit preference", lambda names, row: {"chosen", "rejected"} <= names, _implicit),
     Shape(
-        "TRL prompt-completion",
-        lambda names, row: {"prompt", "completion"} <= names and "label" not in names,
-        _answered("completion"),
+        "comparisons",
+        lambda names, row: {"chosen", "rejected"} <= names and bool(names.intersection(ASKED)),
+        _preference,
     ),
+    Shape("TRL implicit preference", lambda names, row: {"chosen", "rejected"} <= names, _implicit),
+    Shape("TRL prompt-completion", lambda names, row: {"prompt", "completion"} <= names, _answered("completion")),
     Shape(
         "own demonstrations",
         lambda names, row: {"id", "prompt", "response"} <= names and _only(Demonstration, names),
@@ -213,7 +233,7 @@ SHAPES = (
         _own_prompt,
         Prompt,
     ),
-    Shape("TRL prompts", lambda names, row: "prompt" in names and "label" not in names, _prompt_only),
+    Shape("TRL prompts", lambda names, row: "prompt" in names, _prompt_only),
 )
 """In order: the first that fits is taken, so the more particular come first."""
 
@@ -226,7 +246,5 @@ def shape_of(row: Any) -> Shape:
     for shape in SHAPES:
         if shape.fits(names, row):
             return shape
-    if "label" in names:
-        raise FieldError("label", "marks single responses; a ranking needs two to one prompt side by side")
-    hint = "; name the column 'prompt' to import plain prompts" if "text" in names else ""
-    raise FieldError("(row)", f"has fields {', '.join(sorted(names)) or 'none'}: no known shape{hint}")
+    hint = "name the columns 'prompt' (and 'response', or 'chosen' and 'rejected') to bring it in"
+    raise FieldError("(row)", f"has fields {', '.join(sorted(names)) or 'none'}: no known shape; {hint}")

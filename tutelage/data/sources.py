@@ -15,13 +15,13 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tutelage import extras
-from tutelage.data.intake import Intake, kind_of
+from tutelage.data.intake import Intake, kind_of, nul, remove
 from tutelage.data.room import DISK, Room, declared, unpacked, weighed, within
 from tutelage.data.shapes import Shape, shape_of
 from tutelage.records import SPLITS, Demonstration, FieldError, Prompt, Ranking, UserError, shallow
@@ -38,6 +38,8 @@ class Imported:
     rankings: tuple[Ranking, ...]
     shape: str
     notes: tuple[str, ...]
+    marked: frozenset[str] = frozenset()
+    """Ids of the prompts whose rows name their split."""
 
     def summary(self) -> str:
         """What came in, for a person: one line, and one for each note."""
@@ -66,15 +68,12 @@ class Imported:
             found = ((record, target.get(record.prompt_id)) for record in records)
             return tuple(replace(r, prompt_id=p.id, split=p.split) for r, p in found if p is not None)
 
-        rest = replace(
+        return replace(
             self,
             prompts=tuple({prompt.id: prompt for prompt in target.values()}.values()),
             demonstrations=moved(self.demonstrations),
             rankings=moved(self.rankings),
         )
-        lost = len(self.demonstrations) + len(self.rankings) - len(rest.demonstrations) - len(rest.rankings)
-        note = f"{lost:,} demonstrations or rankings left out with their prompts"
-        return replace(rest, notes=(*self.notes, note)) if lost else rest
 
 
 def sniff(path: Path | str) -> str:
@@ -85,18 +84,25 @@ def sniff(path: Path | str) -> str:
     raise UserError(f"{path}: has no rows")
 
 
-def load(path: Path | str, room: Room = DISK) -> Imported:
-    """All records of a file. Raises UserError naming file, line and field of the first row that is wrong.
+def load(path: Path | str, room: Room = DISK, *, ignore: Sequence[str] = ()) -> Imported:
+    """All records of a file, read as if it had no columns `ignore` ("meta.score" is a field within one).
 
-    room: how much the file may hold.
+    room: how much the file may hold. Raises UserError naming file, line and field of the first row that is wrong, or a
+    column that is not there.
     """
     path = Path(path)
     intake = Intake(source=path.name)
     shape: Shape | None = None
     flat = _is_flat(path)
+    rows = 0
+    missing = set(ignore)
     for where, row in read_table(path, room):
+        rows += 1
+        missing -= {name for name in ignore if remove(row, name)}
         shape = shape or _shape(path, where, row)
         try:
+            if (name := nul(row)) is not None:
+                raise FieldError(name, "holds a NUL character, which no database keeps")
             if not isinstance(row, str if shape.bare else dict):
                 raise FieldError("(row)", f"is {kind_of(row)}, unlike the rows before")
             shape.read(_typed(row, shape) if flat else row, intake)
@@ -104,12 +110,19 @@ def load(path: Path | str, room: Room = DISK) -> Imported:
             raise UserError(f"{path}, {where}: {error}") from None
     if shape is None:
         raise UserError(f"{path}: has no rows")
+    if missing:
+        raise UserError(f"{path}: no row has a column {sorted(missing)[0]!r} to ignore")
+    repeated = rows - len(intake.prompts)
+    if repeated > 0 and not intake.demonstrations and not intake.rankings:
+        intake.notes["the words of another prompt: taken once"] = repeated
+    intake.finish()
     return Imported(
         prompts=tuple(intake.prompts.values()),
         demonstrations=tuple(intake.demonstrations),
         rankings=tuple(intake.rankings),
         shape=shape.name,
         notes=tuple(f"{count:,} row{'s'[: count > 1]}: {note}" for note, count in intake.notes.items()),
+        marked=frozenset(intake.marked),
     )
 
 

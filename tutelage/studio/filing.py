@@ -178,8 +178,9 @@ def file_answers(tx: Connection, now: float, file: str, found: Imported) -> list
         file_given(tx, now, f"imported {what}, {file}", kind, [g for g in fresh if g.kind == kind])
     counts = Counter("demonstrations" if g.kind == "demonstrate" else "rankings" for g in fresh)
     notes = [f"{count:,} {what} added, by {len(people.known):,} labelers" for what, count in sorted(counts.items())]
-    if len(fresh) < len(given):
-        notes.append(f"{len(given) - len(fresh):,} demonstrations or rankings were here already: left out")
+    for what, of in (("demonstrations", written), ("rankings", found.rankings)):
+        if again := len(of) - counts[what]:
+            notes.append(f"{again:,} {what} were here already, or twice in the file: left out")
     if long:
         notes.append(f"{len(long):,} demonstrations of more than {LONGEST:,} characters: left out")
     return notes

@@ -16,11 +16,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, Row
 
+from tutelage.data.adding import admit
 from tutelage.data.intake import digest
 from tutelage.data.pii import find_pii
 from tutelage.data.prompts import MAX_PROMPT_TOKENS, UNKNOWN_USER, Collected, collect, split_of, split_unit
-from tutelage.data.room import DISK, UPLOAD, Room
-from tutelage.data.sources import Imported, load, read_table
+from tutelage.data.room import DISK, UPLOAD
+from tutelage.data.sources import Imported, load
 from tutelage.records import FieldError, Prompt, UserError
 from tutelage.studio import filing
 from tutelage.studio.accounts import Account
@@ -30,7 +31,6 @@ from tutelage.studio.places import log, one_at_a_time
 from tutelage.studio.project import Project
 from tutelage.studio.schema import imports, prompts
 from tutelage.studio.store import Store
-from tutelage.studio.told import count
 
 FILLS = ("prompts.jsonl", "demonstrations.jsonl", "rankings.jsonl")
 """Files of a studio's folder that fill an empty database."""
@@ -78,18 +78,25 @@ def first_fill(store: Store, project: Project) -> list[Brought]:
     done = []
     for path in (project.folder / name for name in FILLS):
         if path.exists():
-            found = _read(path, DISK)
+            found = load(path, DISK)
             done.append(_bring(store, None, path, found, rules=False, max_tokens=MAX_PROMPT_TOKENS))
     return done
 
 
 def bring_in(
-    store: Store, account: Account, filename: str, content: bytes, *, max_tokens: int = MAX_PROMPT_TOKENS
+    store: Store,
+    account: Account,
+    filename: str,
+    content: bytes,
+    *,
+    ignore: Sequence[str] = (),
+    max_tokens: int = MAX_PROMPT_TOKENS,
 ) -> Brought:
     """Import a file as it was uploaded. Raises UserError naming file, line and field of the first row that is wrong.
 
     A prompt is dropped when it is about longer than `max_tokens`, repeats another, holds personal data (in the
-    training split) or goes beyond what one user may give; what belongs to it goes with it.
+    training split) or goes beyond what one user may give; what belongs to it goes with it. The file is read as if it
+    had no columns `ignore`.
     """
     name = Path(filename.replace("\\", "/")).name or "upload"
     if not name.isprintable():
@@ -98,47 +105,12 @@ def bring_in(
         path = Path(folder) / name[-128:]
         path.write_bytes(content)
         try:
-            found = _read(path, UPLOAD)
+            found = load(path, UPLOAD, ignore=ignore)
         except UserError as error:
             raise UserError(str(error).replace(str(path), name)) from None
         except OSError as error:
             raise UserError(f"{name}: cannot be read ({error.strerror or error})") from None
     return _bring(store, account, Path(name), found, rules=True, max_tokens=max_tokens)
-
-
-def _read(path: Path, room: Room) -> Imported:
-    """All records of a file. Raises UserError naming file, line and field, for NUL characters too: no database keeps
-    them."""
-    rows = 0
-    for where, row in read_table(path, room):
-        rows += 1
-        field = _nul(row)
-        if field is not None:
-            raise UserError(f"{path}, {where}: field {field!r} holds a NUL character")
-    found = load(path, room)
-    repeated = rows - len(found.prompts)
-    if repeated and not found.demonstrations and not found.rankings:
-        return replace(
-            found, notes=(*found.notes, f"{count(repeated, 'row')} with the words of another prompt: taken once")
-        )
-    return found
-
-
-def _nul(row: Any) -> str | None:
-    """The path of the first text with a NUL character within a decoded row."""
-    waiting: list[tuple[str, Any]] = [("", row)]  # no recursion: rows may be nested as deep as JSON is read
-    while waiting:
-        name, value = waiting.pop()
-        parts: list[tuple[str, Any]] = []
-        if isinstance(value, str) and "\0" in value:
-            return name or "(row)"
-        if isinstance(value, dict):
-            parts = [(f"{name}.{key}".lstrip("."), inner) for key, inner in value.items()]
-            parts += [(f"{name}.(name)".lstrip("."), key) for key in value]
-        elif isinstance(value, list):
-            parts = [(f"{name}[{i}]", inner) for i, inner in enumerate(value)]
-        waiting += reversed(parts)
-    return None
 
 
 def _bring(
@@ -149,17 +121,20 @@ def _bring(
     while True:
         with store.read() as tx:
             known = _known(tx)
-        collected = _collect(found, known, rules=rules, max_tokens=max_tokens, where=path.name)
-        fresh = found.restricted_to([*known, *collected.kept])
+        try:
+            admitted = admit(found, known, rules=rules, count_tokens=about_tokens, max_tokens=max_tokens)
+        except UserError as error:
+            raise UserError(f"{path.name}: {error}") from None
+        collected = admitted.collected
         with store.write() as tx:
             one_at_a_time(tx)
             if _count(tx) != len(known):
                 continue  # somebody else brought prompts in meanwhile: judge again beside theirs
             filing.file_prompts(tx, store.clock(), collected.kept)
-            filed = filing.file_answers(tx, store.clock(), path.name, fresh)
+            filed = filing.file_answers(tx, store.clock(), path.name, admitted.fresh)
             dropped = [{"text": _shown(p.text), "reason": str(why)} for p, why in collected.dropped]
             counts = f"{found.shape}: {collected.summary()}".splitlines()
-            notes = [*counts, *_lengths(collected), *fresh.notes, *filed]
+            notes = [*counts, *_lengths(collected), *admitted.notes, *found.notes, *filed]
             return _keep(tx, store.clock(), account, path.name, len(collected.kept), dropped, notes)
 
 
@@ -191,21 +166,6 @@ def prompt_of(row: Row[Any]) -> Prompt:
         flags=tuple(row.flags),
         source=row.source,
     )
-
-
-def _collect(found: Imported, known: Sequence[Prompt], *, rules: bool, max_tokens: int, where: str) -> Collected:
-    if rules:
-        try:
-            return collect(
-                found.prompts, existing=known, count_tokens=about_tokens, max_tokens=max_tokens, keep_splits=True
-            )
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-    here = {prompt.id: prompt for prompt in known}
-    for prompt in found.prompts:
-        if prompt.id in here and here[prompt.id].text != prompt.text:
-            raise UserError(f"{where}: prompt id {prompt.id!r} is used for two different texts")
-    return Collected(tuple(prompt for prompt in found.prompts if prompt.id not in here), ())
 
 
 def about_tokens(text: str) -> int:
@@ -261,6 +221,8 @@ def write_prompt(
     with store.write() as tx:
         one_at_a_time(tx)
         collected = collect([prompt], existing=_known(tx), count_tokens=about_tokens, max_tokens=max_tokens)
+        if collected.here:
+            raise UserError("not added, duplicate: this prompt is here already")
         if collected.dropped:
             raise UserError(f"not added, {collected.dropped[0][1]}")
         filing.file_prompts(tx, store.clock(), collected.kept)

@@ -86,16 +86,19 @@ def write(
 @router.get("/prompts/import")
 def choose(request: Request, me: Runs) -> Response:
     """A file to bring in, and which shapes are known."""
-    return page(request, "prompts_import.html", me)
+    return page(request, "prompts_import.html", me, ignore="")
 
 
 @router.post("/prompts/import")
-def bring(request: Request, store: TheStore, me: Runs, file: Annotated[UploadFile, File()]) -> Response:
+def bring(
+    request: Request, store: TheStore, me: Runs, file: Annotated[UploadFile, File()], ignore: Text = ""
+) -> Response:
     """Bring a file in; what was dropped is on the page that follows."""
     try:
-        done = intake.bring_in(store, me, file.filename or "", file.file.read())
+        columns = [name.strip() for name in ignore.split(",") if name.strip()]
+        done = intake.bring_in(store, me, file.filename or "", file.file.read(), ignore=columns)
     except UserError as error:
-        return page(request, "prompts_import.html", me, 400, problem=str(error))
+        return page(request, "prompts_import.html", me, 400, problem=str(error), ignore=ignore)
     return RedirectResponse(f"/prompts/import/{done.id}", 303)
 
 
