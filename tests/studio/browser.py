@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
-from made_studio import Made
+from made_studio import SETUP_TOKEN, Made
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tutelage.studio import accounts
@@ -167,7 +167,7 @@ def live(tmp_path: Path, browser: Browser) -> Iterator[Live]:
     project = init(tmp_path / "live", name="Harbour")
     store = open_store(f"sqlite:///{tmp_path / 'live' / 'studio.db'}")
     try:
-        with served(build(project, store)) as (url, stop, start):
+        with served(build(project, store, setup=SETUP_TOKEN)) as (url, stop, start):
             yield Live(url, project, store, Made(store), browser, stop, start)
             for context in browser.contexts:
                 context.close()
