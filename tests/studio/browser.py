@@ -106,7 +106,7 @@ class Live:
         return page
 
 
-def watch(page: Page) -> None:
+def watch(page: Page, places: tuple[str, ...] = HERE) -> None:
     """Collect a page's errors, content-policy violations and requests to other places; `calm` reads them."""
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -116,7 +116,7 @@ def watch(page: Page) -> None:
             wrong.append(line.text)
 
     def asked(request: Request) -> None:
-        if not request.url.startswith(HERE):
+        if not request.url.startswith(places):
             wrong.append(f"the page asked for {request.url}")
 
     page.on("console", heard)
