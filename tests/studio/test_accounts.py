@@ -224,6 +224,7 @@ def issued(store: Store, admin: Account, role: str = "admin") -> tuple[str, str]
     return token, accounts.digest(token)
 
 
+@pytest.mark.attack("using an invitation of an admin who was closed or demoted")
 @pytest.mark.parametrize(("role", "active"), [("admin", False), ("labeler", True), ("reviewer", True)])
 def test_invitations_end_with_the_rights_of_who_made_them(store: Store, made: Made, role: str, active: bool) -> None:
     boss, second = made.account("admin"), made.account("admin")
@@ -256,6 +257,7 @@ def test_a_change_of_group_keeps_the_invitations_of_an_admin(store: Store, made:
     assert accounts.invitation(store, token) is not None
 
 
+@pytest.mark.attack("joining while the invitation is withdrawn")
 def test_an_invitation_that_is_withdrawn_while_somebody_joins_makes_no_account(
     store: Store, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,6 +342,7 @@ def test_a_new_password_of_ones_own_ends_the_other_sessions(store: Store, made: 
     assert accounts.login(store, me.name, PASSWORD) is None and accounts.login(store, me.name, NEW) is not None
 
 
+@pytest.mark.attack("changing a password without knowing it")
 @pytest.mark.parametrize("present", ["", "wrong password", "x" * 5000])
 def test_it_needs_the_present_one(store: Store, made: Made, present: str) -> None:
     me = made.account()
@@ -356,6 +359,7 @@ def test_a_bad_new_one_changes_nothing(store: Store, made: Made) -> None:
     assert accounts.login(store, me.name, PASSWORD) is not None
 
 
+@pytest.mark.attack("logging in while the password changes")
 def test_a_login_with_a_password_that_changes_meanwhile_opens_no_session(store: Store, made: Made) -> None:
     me = made.account()
     row = accounts.credentials(store, account=me.id)

@@ -270,6 +270,7 @@ def test_closed_accounts_and_labelers_do_not_count_as_set_up(client: TestClient,
     assert client.get("/", follow_redirects=False).headers["location"] == "/loop"
 
 
+@pytest.mark.attack("two people setting a studio up at once")
 def test_of_two_who_set_up_at_once_one_becomes_the_admin(store: Store) -> None:
     names = iter(["anna", "eve"])
     found = together(2, lambda: accounts.set_up(store, next(names), PASSWORD))

@@ -34,6 +34,7 @@ def fail(client: TestClient, name: str, times: int = 12) -> list[int]:
 # ---- the limits ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.attack("guessing at one name")
 def test_ten_wrong_passwords_from_one_network_are_enough_for_a_minute(
     at: Callable[..., TestClient], made: Made
 ) -> None:
@@ -44,11 +45,13 @@ def test_ten_wrong_passwords_from_one_network_are_enough_for_a_minute(
     )
 
 
+@pytest.mark.attack("guessing at many names from one address")
 def test_ten_wrong_passwords_for_many_names_are_enough_too(at: Callable[..., TestClient]) -> None:
     here = at("1.2.3.4")
     assert [fail(here, f"name-{n}", 1)[0] for n in range(12)] == [401] * 10 + [429] * 2
 
 
+@pytest.mark.attack("locking an owner out of a name by guessing")
 def test_a_guesser_does_not_keep_the_owner_out(at: Callable[..., TestClient], made: Made) -> None:
     me = made.account()
     known = at("1.2.3.4")
@@ -61,6 +64,7 @@ def test_a_guesser_does_not_keep_the_owner_out(at: Callable[..., TestClient], ma
     assert log_in(known, me.name).status_code == 303, "next to the guesser, in the browser they always use"
 
 
+@pytest.mark.attack("guessing from many networks")
 def test_a_guesser_with_many_networks_is_slow_and_still_keeps_no_known_browser_out(
     at: Callable[..., TestClient], made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +80,7 @@ def test_a_guesser_with_many_networks_is_slow_and_still_keeps_no_known_browser_o
     assert log_in(at("2001:db8:0::2"), other.name).status_code == 303
 
 
+@pytest.mark.attack("locking an office out by guessing from within it")
 def test_one_person_behind_a_shared_address_keeps_no_known_colleague_out(
     at: Callable[..., TestClient], made: Made
 ) -> None:
@@ -96,6 +101,7 @@ def test_a_known_browser_has_limits_of_its_own(at: Callable[..., TestClient], ma
     assert log_in(at("1.2.3.4"), me.name).status_code == 303
 
 
+@pytest.mark.attack("escaping the limits with the cookie of another account")
 def test_the_cookie_of_another_account_frees_nobody(at: Callable[..., TestClient], made: Made) -> None:
     me, guesser = made.account(), made.account()
     theirs = at("6.6.6.6")
@@ -177,6 +183,7 @@ def test_somebody_changes_their_own_password(visit: Visit, made: Made, at: Calla
     assert log_in(here, me.name, NEW).status_code == 303, "this browser is known with the new one"
 
 
+@pytest.mark.attack("guessing a password at an unlocked screen")
 def test_who_finds_a_screen_unlocked_cannot_guess_on_and_on(visit: Visit, made: Made) -> None:
     me = made.account("labeler")
     here = visit(me)
