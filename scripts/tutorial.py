@@ -37,8 +37,8 @@ PATIENCE = 60_000  # milliseconds
 class Tour:
     """One walk through the tutorial, with a camera."""
 
-    def __init__(self, browser: Browser, home: str, out: Path, prompts: list[Prompt]) -> None:
-        self.browser, self.home, self.out = browser, home, out
+    def __init__(self, browser: Browser, home: str, setup: str, out: Path, prompts: list[Prompt]) -> None:
+        self.browser, self.home, self.setup, self.out = browser, home, setup.replace("localhost", "127.0.0.1"), out
         self.workflow = workflows.load("support")
         self.prompts = {prompt.text: prompt for prompt in prompts}
         self.begun = time.monotonic()
@@ -66,7 +66,7 @@ class Tour:
     def begin(self) -> Page:
         """The admin's account."""
         admin = self.person()
-        admin.goto(self.home)
+        admin.goto(self.setup)
         admin.get_by_label("Your name").fill("Ada")
         admin.get_by_label("Password").fill(PASSWORD)
         self.shoot(admin, "1-first-page")
@@ -216,7 +216,7 @@ def main() -> None:
         server = Server(folder, f"sqlite:///{folder / 'studio.db'}")
         browser = playwright.chromium.launch(executable_path=chromium(), args=SWITCHES)
         try:
-            Tour(browser, f"http://127.0.0.1:{server.port}", given.out, prompts).whole(file)
+            Tour(browser, f"http://127.0.0.1:{server.port}", server.setup, given.out, prompts).whole(file)
         finally:
             browser.close()
             server.kill()

@@ -49,7 +49,7 @@ OPTIONS = {
     "DoctorWords": "run json",
     "AddWords": "folder file ignore",
     "InitWords": "folder source name model",
-    "StudioWords": "folder host port no_browser database",
+    "StudioWords": "folder host port no_browser database public_url trusted_proxies",
     "AccountWords": "folder name role team reset database",
     "BackupWords": "folder file database",
     "RestoreWords": "folder file database",

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
-from made_studio import Made
+from made_studio import SETUP_TOKEN, Made
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tutelage.studio import accounts
@@ -106,7 +106,7 @@ class Live:
         return page
 
 
-def watch(page: Page) -> None:
+def watch(page: Page, places: tuple[str, ...] = HERE) -> None:
     """Collect a page's errors, content-policy violations and requests to other places; `calm` reads them."""
     wrong: list[str] = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -116,7 +116,7 @@ def watch(page: Page) -> None:
             wrong.append(line.text)
 
     def asked(request: Request) -> None:
-        if not request.url.startswith(HERE):
+        if not request.url.startswith(places):
             wrong.append(f"the page asked for {request.url}")
 
     page.on("console", heard)
@@ -167,7 +167,7 @@ def live(tmp_path: Path, browser: Browser) -> Iterator[Live]:
     project = init(tmp_path / "live", name="Harbour")
     store = open_store(f"sqlite:///{tmp_path / 'live' / 'studio.db'}")
     try:
-        with served(build(project, store)) as (url, stop, start):
+        with served(build(project, store, setup=SETUP_TOKEN)) as (url, stop, start):
             yield Live(url, project, store, Made(store), browser, stop, start)
             for context in browser.contexts:
                 context.close()

@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 from browser import browser, live  # noqa: F401 - fixtures
 from fastapi import FastAPI
-from made_studio import Clock, Made, Visit
+from made_studio import SETUP_TOKEN, Clock, Made, Visit
 from starlette.testclient import TestClient
 
 from tutelage.studio import accounts
@@ -136,7 +136,7 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture
 def app(project: Project, store: Store) -> FastAPI:
     """The application over the store."""
-    return build(project, store)
+    return build(project, store, setup=SETUP_TOKEN)
 
 
 def on_this_machine(app: FastAPI) -> TestClient:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,22 +37,36 @@ def free_port() -> int:
 class Server:
     """`tutelage studio`, started as a user starts it and answering."""
 
-    def __init__(self, folder: Path, database: str, port: int = 0) -> None:
+    def __init__(self, folder: Path, database: str, port: int = 0, more: tuple[str, ...] = ()) -> None:
         self.port = port or free_port()
-        words = [sys.executable, "-m", "tutelage.cli", *studio_words(folder, database, self.port)]
-        self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        words = [sys.executable, "-m", "tutelage.cli", *studio_words(folder, database, self.port), *more]
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed with the server
+        self.process = subprocess.Popen(words, stderr=self._said, start_new_session=True)
         wait_for(self.port, lambda: self.process.poll() is None)
+
+    @property
+    def said(self) -> str:
+        """What it printed so far."""
+        self._said.seek(0)
+        return self._said.read()
+
+    @property
+    def setup(self) -> str:
+        """The address that opens the setup page, as it printed it."""
+        found = re.search(r"^http://\S+/setup\?token=\S+$", self.said, re.MULTILINE)
+        assert found, self.said
+        return found.group()
 
     def stop(self) -> tuple[int, str]:
         """As Ctrl-C does; returns the exit code and what it said."""
         self.process.send_signal(signal.SIGINT)
-        _, said = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, said
+        self.process.wait(timeout=PATIENCE)
+        return self.process.returncode, self.said
 
     def kill(self) -> None:
         """SIGKILL: no goodbye, no cleaning up."""
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
 
 
 class Forked:
@@ -94,9 +109,9 @@ def wait_for(port: int, alive: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def running(folder: Path, database: str) -> Iterator[Server]:
-    """A server that is killed in the end."""
-    server = Server(folder, database)
+def running(folder: Path, database: str, *more: str) -> Iterator[Server]:
+    """A server that is killed in the end. more: further words of the command line."""
+    server = Server(folder, database, more=more)
     try:
         yield server
     finally:

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from starlette.testclient import TestClient
 
+from tutelage.records import UserError
 from tutelage.studio import accounts, queue
 from tutelage.studio.accounts import Account
 from tutelage.studio.ids import new_id
@@ -22,6 +23,8 @@ Visit = Callable[[str | Account], TestClient]
 """The fixture `visit`: from a role, or an account, to a client with that account logged in."""
 
 PASSWORD = "correct horse battery"
+SETUP_TOKEN = "what-the-terminal-printed"
+"""Opens /setup in applications that tests build."""
 START = 1_790_000_000.0
 
 
@@ -213,3 +216,23 @@ def ranking(k: int, ranks: list[int] | None = None) -> dict[str, Any]:
         "edited": "",
         "log": [],
     }
+
+
+def together(count: int, act: Any) -> list[Any]:
+    """What several threads got, or what was raised in them."""
+    results: list[Any] = []
+    start = threading.Barrier(count)
+
+    def once() -> None:
+        start.wait()
+        try:
+            results.append(act())
+        except UserError as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=once) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Any
-
 import pytest
 import sqlalchemy as sa
-from made_studio import PASSWORD, Clock, Made
+from made_studio import PASSWORD, Clock, Made, together
 
 from tutelage.records import UserError
-from tutelage.studio import accounts
-from tutelage.studio.accounts import DAY, INVITATION, SEEN_EVERY, SESSION, Account, Throttle
+from tutelage.studio import accounts, people
+from tutelage.studio.accounts import DAY, INVITATION, SEEN_EVERY, SESSION, Account
 from tutelage.studio.backup import dump
 from tutelage.studio.schema import accounts as account_table
 from tutelage.studio.schema import actions, sessions
@@ -91,26 +88,6 @@ def test_roles_and_groups(store: Store) -> None:
 def test_two_at_once_cannot_take_one_name(store: Store) -> None:
     results = together(4, lambda: accounts.create(store, "Anna", PASSWORD, "labeler"))
     assert sorted(type(r).__name__ for r in results) == ["Account", "UserError", "UserError", "UserError"]
-
-
-def together(count: int, act: Any) -> list[Any]:
-    """What several threads got, or what was raised in them."""
-    results: list[Any] = []
-    start = threading.Barrier(count)
-
-    def once() -> None:
-        start.wait()
-        try:
-            results.append(act())
-        except UserError as error:
-            results.append(error)
-
-    threads = [threading.Thread(target=once) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
 
 # ---- at rest ---------------------------------------------------------------------------------------------------
@@ -241,6 +218,77 @@ def test_a_bad_password_does_not_use_up_an_invitation(store: Store, made: Made) 
     assert accounts.join(store, token, "hanna", PASSWORD).name == "hanna"
 
 
+def issued(store: Store, admin: Account, role: str = "admin") -> tuple[str, str]:
+    """An invitation: (token, handle)."""
+    token = accounts.invite(store, admin, role)
+    return token, accounts.digest(token)
+
+
+@pytest.mark.attack("using an invitation of an admin who was closed or demoted")
+@pytest.mark.parametrize(("role", "active"), [("admin", False), ("labeler", True), ("reviewer", True)])
+def test_invitations_end_with_the_rights_of_who_made_them(store: Store, made: Made, role: str, active: bool) -> None:
+    boss, second = made.account("admin"), made.account("admin")
+    token, kept = issued(store, second)[0], issued(store, boss)[0]
+    accounts.change(store, boss, second.id, role=role, team="", active=active)
+    assert accounts.invitation(store, token) is None
+    with pytest.raises(UserError, match="withdrawn"):
+        accounts.join(store, token, "backdoor", PASSWORD)
+    accounts.change(store, boss, second.id, role="admin", team="", active=True)
+    assert accounts.invitation(store, token) is None, "not even when they are an admin again"
+    assert accounts.join(store, kept, "hanna", PASSWORD).role == "admin"
+
+
+def test_an_invitation_is_void_however_its_maker_was_closed(store: Store, made: Made) -> None:
+    """Another version, a restore or a person at the database closes accounts without `change`."""
+    second = made.account("admin")
+    token = issued(store, second)[0]
+    with store.write() as tx:
+        tx.execute(account_table.update().where(account_table.c.id == second.id).values(active=False))
+    assert accounts.invitation(store, token) is None
+    assert people.invited(store) == []
+    with pytest.raises(UserError, match="withdrawn"):
+        accounts.join(store, token, "backdoor", PASSWORD)
+
+
+def test_a_change_of_group_keeps_the_invitations_of_an_admin(store: Store, made: Made) -> None:
+    boss = made.account("admin")
+    token = issued(store, boss)[0]
+    accounts.change(store, boss, boss.id, role="admin", team="nurses", active=True)
+    assert accounts.invitation(store, token) is not None
+
+
+@pytest.mark.attack("joining while the invitation is withdrawn")
+def test_an_invitation_that_is_withdrawn_while_somebody_joins_makes_no_account(
+    store: Store, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boss, second = made.account("admin"), made.account("admin")
+    token = issued(store, second)[0]
+    fresh = accounts._fresh
+
+    def slow(*words: str) -> object:  # hashing the password takes long
+        accounts.change(store, boss, second.id, role="labeler", team="", active=True)
+        return fresh(*words)
+
+    monkeypatch.setattr(accounts, "_fresh", slow)
+    with pytest.raises(UserError, match="withdrawn"):
+        accounts.join(store, token, "backdoor", PASSWORD)
+    assert accounts.named(store, "backdoor") is None
+
+
+def test_an_admin_withdraws_an_invitation(store: Store, made: Made) -> None:
+    boss = made.account("admin")
+    (token, handle), (other, _) = issued(store, boss), issued(store, boss, "labeler")
+    assert {one.handle for one in people.invited(store)} == {handle, accounts.digest(other)}
+    accounts.withdraw(store, boss, handle)
+    assert [one.role for one in people.invited(store)] == ["labeler"]
+    assert accounts.invitation(store, token) is None and accounts.invitation(store, other) is not None
+    for wrong in (handle, "nothing", token):
+        with pytest.raises(UserError, match="withdrawn"):
+            accounts.withdraw(store, boss, wrong)
+    with store.read() as tx:
+        assert tx.execute(sa.select(actions.c.about).where(actions.c.what == "withdraw")).scalars().all() == ["admin"]
+
+
 # ---- changing accounts -----------------------------------------------------------------------------------------
 
 
@@ -280,14 +328,42 @@ def test_what_is_done_to_accounts_is_written_down(store: Store, made: Made) -> N
     assert sorted(map(tuple, found)) == sorted([("account", me.id), ("account", admin.id), ("password", admin.id)])
 
 
-# ---- the throttle ----------------------------------------------------------------------------------------------
+# ---- one's own password ----------------------------------------------------------------------------------------
+
+NEW = "another good one"
 
 
-def test_ten_failures_a_minute_block_that_name_or_address_only() -> None:
-    throttle = Throttle()
-    for _ in range(10):
-        assert not throttle.blocked("name:anna", "from:1.2.3.4")
-        throttle.fail("name:anna", "from:1.2.3.4")
-    assert throttle.blocked("name:anna", "from:5.6.7.8")
-    assert throttle.blocked("name:otto", "from:1.2.3.4")
-    assert not throttle.blocked("name:otto", "from:5.6.7.8")
+def test_a_new_password_of_ones_own_ends_the_other_sessions(store: Store, made: Made) -> None:
+    me, other = made.account(), made.account()
+    here, there, others = (accounts.open_session(store, who.id) for who in (me, me, other))
+    accounts.change_password(store, me, PASSWORD, NEW, here)
+    assert accounts.account_of(store, here) == me and accounts.account_of(store, others) == other
+    assert accounts.account_of(store, there) is None
+    assert accounts.login(store, me.name, PASSWORD) is None and accounts.login(store, me.name, NEW) is not None
+
+
+@pytest.mark.attack("changing a password without knowing it")
+@pytest.mark.parametrize("present", ["", "wrong password", "x" * 5000])
+def test_it_needs_the_present_one(store: Store, made: Made, present: str) -> None:
+    me = made.account()
+    here, there = (accounts.open_session(store, me.id) for _ in range(2))
+    with pytest.raises(accounts.WrongPassword):
+        accounts.change_password(store, me, present, NEW, here)
+    assert accounts.account_of(store, there) == me and accounts.login(store, me.name, PASSWORD) is not None
+
+
+def test_a_bad_new_one_changes_nothing(store: Store, made: Made) -> None:
+    me = made.account()
+    with pytest.raises(UserError, match="at least 10"):
+        accounts.change_password(store, me, PASSWORD, "short", accounts.open_session(store, me.id))
+    assert accounts.login(store, me.name, PASSWORD) is not None
+
+
+@pytest.mark.attack("logging in while the password changes")
+def test_a_login_with_a_password_that_changes_meanwhile_opens_no_session(store: Store, made: Made) -> None:
+    me = made.account()
+    row = accounts.credentials(store, account=me.id)
+    assert row is not None
+    accounts.set_password(store, me.id, NEW)
+    with pytest.raises(accounts.Changed):
+        accounts.open_session(store, me.id, row.password)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from browser import Live, calm, look, watch
-from made_studio import PASSWORD, Made, ranking
+from made_studio import PASSWORD, SETUP_TOKEN, Made, ranking
 from playwright.sync_api import Error, Page, Route, expect
 
 from tutelage.studio import accounts, queue
@@ -690,7 +690,7 @@ def fill(made: Made, store: Any) -> None:
 
 
 def test_the_way_in_is_readable_and_accessible(live: Live) -> None:
-    page = live.page(None, "/setup")
+    page = live.page(None, f"/setup?token={SETUP_TOKEN}")
     look(page, "setup")
     live.made.account("admin", name="Grace")
     page.goto(live.url + "/login")

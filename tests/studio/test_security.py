@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
-from made_studio import PASSWORD, Made
+from made_studio import PASSWORD, SETUP_TOKEN, Made, together
 from starlette.testclient import TestClient
 
 from tutelage.records import UserError
@@ -16,6 +16,7 @@ from tutelage.studio import accounts, security, server
 from tutelage.studio.accounts import Account
 from tutelage.studio.app import COOKIE, build
 from tutelage.studio.project import Project
+from tutelage.studio.schema import accounts as account_table
 from tutelage.studio.schema import actions
 from tutelage.studio.store import Store, Unavailable
 
@@ -85,7 +86,7 @@ def test_refused_and_broken_requests_carry_them_too(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a mistake of ours, about a secret")
 
-    monkeypatch.setattr(accounts, "any_account", broken)
+    monkeypatch.setattr(accounts, "has_admin", broken)
     failed = TestClient(app, raise_server_exceptions=False).get("/login")
     assert (refused.status_code, failed.status_code) == (403, 500)
     for found in (refused, failed):
@@ -97,7 +98,7 @@ def test_a_database_that_is_away_is_one_line(client: TestClient, monkeypatch: py
     def away(*_: object) -> None:
         raise Unavailable("the database cannot be used just now (disk is full); nothing was saved")
 
-    monkeypatch.setattr(accounts, "any_account", away)
+    monkeypatch.setattr(accounts, "has_admin", away)
     found = client.get("/login", headers={"Accept": "application/json"})
     assert (found.status_code, found.json()["problem"].split(" (")[0]) == (503, "the database cannot be used just now")
 
@@ -174,14 +175,6 @@ def test_a_wrong_password_costs_only_the_password(client: TestClient, made: Made
     assert 'value="Élodie &#34;E&#34; &lt;b&gt;"' in answer.text
 
 
-@pytest.mark.attack("guessing passwords")
-def test_ten_wrong_passwords_are_enough_for_a_minute(client: TestClient, made: Made) -> None:
-    me = made.account()
-    found = [log_in(client, me.name, "wrong password").status_code for _ in range(11)]
-    assert found == [401] * 10 + [429]
-    assert log_in(client, me.name.upper()).status_code == 429, "not even the right one, however the name is written"
-
-
 @pytest.mark.attack("finding out which names have accounts")
 def test_nothing_tells_a_known_name_from_an_unknown_one(client: TestClient, made: Made) -> None:
     me = made.account()
@@ -195,32 +188,62 @@ def test_nothing_tells_a_known_name_from_an_unknown_one(client: TestClient, made
 SETUP = {"name": "anna", "password": PASSWORD}
 
 
+OPEN = f"/setup?token={SETUP_TOKEN}"
+
+
 @pytest.mark.attack("setting a studio up a second time")
-def test_the_first_visitor_on_this_machine_becomes_the_admin_once(client: TestClient, store: Store) -> None:
-    assert client.post("/setup", data=SETUP, follow_redirects=False).status_code == 303
+def test_who_has_the_printed_address_becomes_the_admin_once(client: TestClient, store: Store) -> None:
+    assert client.get(OPEN).status_code == 200
+    assert client.post(OPEN, data=SETUP, follow_redirects=False).status_code == 303
     assert accounts.has_admin(store)
-    assert client.post("/setup", data=SETUP | {"name": "eve"}).status_code == 403
+    for token in (OPEN, "/setup"):
+        assert client.get(token).status_code == 403
+        assert client.post(token, data=SETUP | {"name": "eve"}).status_code == 403
 
 
 @pytest.mark.attack("setting up somebody else's fresh studio")
+@pytest.mark.parametrize("token", ["", "?token=", "?token=guess", f"?token={SETUP_TOKEN}x", "?token=%C3%A9"])
 @pytest.mark.parametrize(
     ("address", "base"),
-    [("192.168.1.7", "http://localhost:8400"), ("127.0.0.1", "http://evil.example:8400")],
-    ids=["another machine, through a proxy", "a site whose name leads here"],
+    [
+        ("127.0.0.1", "http://localhost:8400"),
+        ("127.0.0.1", "http://evil.example:8400"),
+        ("192.168.1.7", "http://studio.example"),
+    ],
+    ids=["this machine", "a site whose name leads here", "another machine"],
 )
-def test_nobody_else_becomes_the_admin(app: FastAPI, store: Store, address: str, base: str) -> None:
+def test_nobody_else_becomes_the_admin(app: FastAPI, store: Store, address: str, base: str, token: str) -> None:
     other = TestClient(app, base_url=base, client=(address, 50_000))
-    assert other.get("/setup").status_code == 403
-    assert other.post("/setup", data=SETUP).status_code == 403
-    assert not accounts.any_account(store)
+    found = other.get("/setup" + token)
+    assert found.status_code == 403 and "Its terminal printed an address" in found.text
+    assert other.post("/setup" + token, data=SETUP).status_code == 403
+    assert not accounts.has_admin(store)
 
 
 @pytest.mark.attack("reaching the setup page over the network")
-def test_a_studio_that_others_can_reach_has_no_setup_page(project: Project, store: Store) -> None:
-    app = build(project, store, local=False)
-    here = TestClient(app, base_url="http://localhost:8400", client=("127.0.0.1", 50_000))
-    assert here.post("/setup", data=SETUP).status_code == 403
-    assert not accounts.any_account(store)
+def test_an_application_without_a_token_has_no_setup_page(project: Project, store: Store) -> None:
+    here = TestClient(build(project, store), base_url="http://localhost:8400", client=("127.0.0.1", 50_000))
+    for token in ("", "?token="):
+        assert here.post("/setup" + token, data=SETUP).status_code == 403
+    assert not accounts.has_admin(store)
+
+
+def test_closed_accounts_and_labelers_do_not_count_as_set_up(client: TestClient, store: Store, made: Made) -> None:
+    """Imported demonstrations make closed accounts for those who wrote them."""
+    made.account("labeler")
+    closed = made.account("admin")
+    with store.write() as tx:
+        tx.execute(account_table.update().where(account_table.c.id == closed.id).values(active=False))
+    assert client.get("/", follow_redirects=False).headers["location"] == "/setup"
+    assert client.post(OPEN, data=SETUP, follow_redirects=False).status_code == 303
+    assert client.get("/", follow_redirects=False).headers["location"] == "/loop"
+
+
+@pytest.mark.attack("two people setting a studio up at once")
+def test_of_two_who_set_up_at_once_one_becomes_the_admin(store: Store) -> None:
+    names = iter(["anna", "eve"])
+    found = together(2, lambda: accounts.set_up(store, next(names), PASSWORD))
+    assert sorted(type(r).__name__ for r in found) == ["Account", "UserError"]
 
 
 @pytest.mark.attack("a studio open to others before it has an admin")
@@ -276,7 +299,7 @@ def test_errors_go_to_the_terminal_and_not_to_the_page(
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(accounts, "any_account", broken)
+    monkeypatch.setattr(accounts, "has_admin", broken)
     with caplog.at_level(logging.ERROR), pytest.raises(ZeroDivisionError):
         TestClient(app).get("/login")  # raised on, so that the server logs it
 

@@ -36,8 +36,8 @@ def studio(
     tmp_path: Path,
     tiny_model_dir: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[tuple[str, Path, str]]:
-    """A studio started as a user starts it, without a network: (address, folder, database URL)."""
+) -> Iterator[tuple[Server, Path, str]]:
+    """A studio started as a user starts it, without a network: (server, folder, database URL)."""
     calls = tmp_path / "calls"
     monkeypatch.setenv("TUTELAGE_CALLS", str(calls))
     monkeypatch.setenv("PYTHONPATH", str(NO_NETWORK))
@@ -50,7 +50,7 @@ def studio(
         database = request.getfixturevalue("empty_postgres")()
     server = Server(folder, database)
     try:
-        yield f"http://127.0.0.1:{server.port}", folder, database
+        yield server, folder, database
     finally:
         server.kill()
     assert not calls.exists(), calls.read_text()
@@ -132,13 +132,16 @@ def train_round(admin: Page, home: str, number: int) -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("studio", ["sqlite", "postgresql"], indirect=True)
-def test_from_an_empty_folder_to_a_new_policy(studio: tuple[str, Path, str], browser: Browser, tmp_path: Path) -> None:
-    home, folder, database = studio
+def test_from_an_empty_folder_to_a_new_policy(
+    studio: tuple[Server, Path, str], browser: Browser, tmp_path: Path
+) -> None:
+    server, folder, database = studio
+    home = f"http://127.0.0.1:{server.port}"
 
-    # 1. A new user starts the studio: the first page asks for their account, then says what to do first.
+    # 1. A new user opens the address that the studio prints: it asks for their account, then says what to do first.
     admin = person(browser).new_page()
     watch(admin)
-    admin.goto(home)
+    admin.goto(server.setup.replace("localhost", "127.0.0.1"))
     admin.get_by_label("Your name").fill("Ada")
     admin.get_by_label("Password").fill(PASSWORD)
     admin.get_by_role("button", name="Begin").click()

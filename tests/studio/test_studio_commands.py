@@ -196,15 +196,16 @@ def page(port: int, path: str = "/login") -> tuple[int, str]:
 def test_the_studio_starts_says_where_it_is_and_stops(folder: Path) -> None:
     studio = Server(folder, "")
     try:
-        status, text = page(studio.port, "/setup")
+        status, text = page(studio.port, studio.setup.partition(str(studio.port))[2])
         assert status == 200 and "Harbour" in text
         code, said = studio.stop()
     finally:
         studio.process.kill()
     assert code == 0, said
-    first, *rest = said.splitlines()
+    first, second, third = said.splitlines()
     assert first.startswith(f"the studio is at http://localhost:{studio.port}   (Ctrl-C stops it")
-    assert rest == ["first: make your account there, then bring prompts in"]
+    assert second.startswith("first: make your account, then bring prompts in.")
+    assert third.startswith(f"http://localhost:{studio.port}/setup?token=")
 
 
 def test_two_studios_find_ports_of_their_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Accounts, sessions, invitations. Passwords are Argon2id; sessions and invitations are kept as hashes of their tokens.
 
-There is no default password and no way around the login: the first account is made on the machine itself, by
-`tutelage studio`, or by the first visitor from that machine.
+There is no default password and no way around the login: the first admin is made at the command line, or by whoever
+opens the address that `tutelage studio` prints, which holds a token good once.
 """
 
 from __future__ import annotations
@@ -17,15 +17,12 @@ from typing import Any
 import sqlalchemy as sa
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import IntegrityError
 
 from tutelage.records import UserError
 from tutelage.studio.ids import new_id
-from tutelage.studio.places import log, release
+from tutelage.studio.places import log, one_at_a_time, release
 from tutelage.studio.schema import ROLES, accounts, invitations, login_of, sessions, settings
 from tutelage.studio.store import Store, Unavailable
 from tutelage.studio.turns import Turns
@@ -42,8 +39,8 @@ VARIETY = 5
 """Different characters in a password, at least: neither aaaaaaaaaa nor 1212121212."""
 SCREENED_FIRST = "screened-first"
 """The setting that says whether labelers who join are candidates first."""
-TRIES = RateLimitItemPerMinute(10)
-"""Failed logins per minute, for one name and for one address."""
+USELESS = "this invitation was used already, was withdrawn, or ran out; ask for a new one"
+"""What is said of an invitation that nobody can use, whatever the reason."""
 
 HASHES_WAITING, HASH_SECONDS = 16, 4.0
 """How many may wait to have a password hashed, and how long."""
@@ -95,31 +92,12 @@ class Account:
         return self.role == "labeler" and self.standing == "declined"
 
 
-class Throttle:
-    """Failed logins, counted per name and per address in the process's memory.
-
-    `turn` is held while a password is tried: two at a time, so that those who come all at once are counted too.
-    """
-
-    def __init__(self) -> None:
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
-        self.turn = Turns(2, waiting=HASHES_WAITING, seconds=HASH_SECONDS)
-
-    def blocked(self, *keys: str) -> bool:
-        """Whether one of the keys has failed too often within a minute."""
-        return not all(self._limiter.test(TRIES, key) for key in keys)
-
-    def fail(self, *keys: str) -> None:
-        """Count a failure."""
-        for key in keys:
-            self._limiter.hit(TRIES, key)
-
-
 def _account(row: Row[Any]) -> Account:
     return Account(row.id, row.name, row.role, row.team, row.standing)
 
 
-def _digest(token: str) -> str:
+def digest(token: str) -> str:
+    """What is kept of a token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
@@ -127,6 +105,17 @@ def create(store: Store, name: str, password: str, role: str, team: str = "") ->
     """Make an account. team defaults to "training", for held-out labelers to "heldout". Raises UserError."""
     made, values = _fresh(store, name, password, role, team)
     with store.write() as tx:
+        _insert(tx, made, values)
+    return made
+
+
+def set_up(store: Store, name: str, password: str) -> Account:
+    """Make the first admin. Raises UserError when there is one, or the name or password will not do."""
+    made, values = _fresh(store, name, password, "admin", "")
+    with store.write() as tx:
+        one_at_a_time(tx)
+        if tx.execute(_ADMIN).first() is not None:
+            raise UserError("this studio is set up already; log in, or ask its admin for an invitation")
         _insert(tx, made, values)
     return made
 
@@ -175,17 +164,12 @@ def team_for(role: str, team: str) -> str:
     return team
 
 
-def any_account(store: Store) -> bool:
-    """Whether anybody can log in yet."""
-    with store.read() as tx:
-        return tx.execute(sa.select(accounts.c.id).limit(1)).first() is not None
+_ADMIN = sa.select(accounts.c.id).where(accounts.c.role == "admin", accounts.c.active).limit(1)
 
 
 def has_admin(store: Store) -> bool:
-    """Whether somebody runs this studio."""
-    with store.read() as tx:
-        query = sa.select(accounts.c.id).where(accounts.c.role == "admin", accounts.c.active).limit(1)
-        return tx.execute(query).first() is not None
+    """Whether somebody runs this studio. Closed accounts, which imports make for those who wrote elsewhere, do not."""
+    return store.first(_ADMIN) is not None
 
 
 def named(store: Store, name: str) -> Account | None:
@@ -200,30 +184,50 @@ def as_login(name: str) -> str:
     return login_of(name.strip())
 
 
+def credentials(store: Store, *, login: str = "", account: str = "") -> Row[Any] | None:
+    """Id and password hash of an open account, by the name it logs in with or by its id."""
+    which = accounts.c.id == account if account else accounts.c.login == as_login(login)
+    return store.first(sa.select(accounts.c.id, accounts.c.password).where(which, accounts.c.active))
+
+
 def login(store: Store, name: str, password: str) -> str | None:
     """Open a session; returns the cookie's token, None for a wrong name or password."""
     if len(name) > 200 or len(password) > LONGEST:
         return None
-    with store.read() as tx:
-        row = tx.execute(sa.select(accounts).where(accounts.c.login == as_login(name))).first()
-    try:
-        hashed = row.password if row is not None and row.active else _nobody()
-        with _hashing:
-            _hasher.verify(hashed, unicodedata.normalize("NFC", password))
-    except (VerificationError, InvalidHashError):
+    row = credentials(store, login=name)
+    if not _verified(row.password if row is not None else _nobody(), password) or row is None:
         return None
-    return None if row is None or not row.active else open_session(store, row.id)
+    try:
+        return open_session(store, row.id, row.password)
+    except Changed:
+        return None
 
 
-def open_session(store: Store, account: str) -> str:
-    """A fresh session's token: what the cookie holds."""
+def _verified(hashed: str, password: str) -> bool:
+    try:
+        with _hashing:
+            return _hasher.verify(hashed, unicodedata.normalize("NFC", password))
+    except (VerificationError, InvalidHashError):
+        return False
+
+
+class Changed(Exception):
+    """The account was closed, or has another password than the one that was verified."""
+
+
+def open_session(store: Store, account: str, verified: str = "") -> str:
+    """A fresh session's token: what the cookie holds. verified: the password hash it was opened with, if with one."""
     token = secrets.token_urlsafe(32)
     with store.write() as tx:
+        if verified:  # hashing took long: a new password, which ends all sessions, may have come meanwhile
+            same = accounts.c.id == account, accounts.c.password == verified, accounts.c.active
+            if tx.execute(sa.select(accounts.c.id).where(*same).with_for_update(read=True)).first() is None:
+                raise Changed
         now = store.clock()
         tx.execute(sessions.delete().where(sessions.c.expires < now))
         tx.execute(
             sessions.insert().values(
-                token=_digest(token), account_id=account, created=now, seen=now, expires=now + SESSION
+                token=digest(token), account_id=account, created=now, seen=now, expires=now + SESSION
             )
         )
     return token
@@ -238,14 +242,14 @@ _SESSION = (  # built once: every request asks
 
 def account_of(store: Store, token: str) -> Account | None:
     """Whose session this is; None when it is unknown, ran out, or the account was closed."""
-    row = store.first(_SESSION, token=_digest(token), now=store.clock())
+    row = store.first(_SESSION, token=digest(token), now=store.clock())
     if row is None:
         return None
     now = store.clock()
     if now - row.seen > SEEN_EVERY:
         # Reading a page must not wait for a database that is busy, nor fail with a full disk: the next one tries again.
         with contextlib.suppress(Unavailable), store.write(wait=0.1) as tx:
-            mine = sessions.c.token == _digest(token)
+            mine = sessions.c.token == digest(token)
             tx.execute(sessions.update().where(mine).values(seen=now, expires=now + SESSION))
     return _account(row)
 
@@ -253,7 +257,7 @@ def account_of(store: Store, token: str) -> Account | None:
 def logout(store: Store, token: str) -> None:
     """End one session."""
     with store.write() as tx:
-        tx.execute(sessions.delete().where(sessions.c.token == _digest(token)))
+        tx.execute(sessions.delete().where(sessions.c.token == digest(token)))
 
 
 def invite(store: Store, by: Account, role: str, team: str = "") -> str:
@@ -263,7 +267,7 @@ def invite(store: Store, by: Account, role: str, team: str = "") -> str:
         now = store.clock()
         tx.execute(
             invitations.insert().values(
-                token=_digest(token),
+                token=digest(token),
                 role=role,
                 team=team,
                 made_by=by.id,
@@ -277,35 +281,56 @@ def invite(store: Store, by: Account, role: str, team: str = "") -> str:
     return token
 
 
+def open_invitations(now: float) -> sa.Select[Any]:
+    """Invitations that can still be used, with `by`, who made them: nobody's who is no admin any more."""
+    return (
+        sa.select(invitations, accounts.c.name.label("by"))
+        .join(accounts, accounts.c.id == invitations.c.made_by)
+        .where(invitations.c.used.is_(None), invitations.c.expires > now)
+        .where(accounts.c.active, accounts.c.role == "admin")
+    )
+
+
 def invitation(store: Store, token: str) -> Row[Any] | None:
     """An invitation that can still be used."""
-    with store.read() as tx:
-        return tx.execute(
-            sa.select(invitations).where(
-                invitations.c.token == _digest(token),
-                invitations.c.used.is_(None),
-                invitations.c.expires > store.clock(),
-            )
-        ).first()
+    return store.first(open_invitations(store.clock()).where(invitations.c.token == digest(token)))
+
+
+def withdraw(store: Store, by: Account, handle: str) -> None:
+    """Make an invitation useless before its time. handle: what is kept of its token. Raises UserError."""
+    with store.write() as tx:
+        if not _withdraw(tx, store.clock(), by, invitations.c.token == handle):
+            raise UserError("this invitation was used already, was withdrawn, or ran out")
+
+
+def _withdraw(tx: Connection, now: float, by: Account, which: sa.ColumnElement[bool]) -> int:
+    waiting = which, invitations.c.used.is_(None), invitations.c.expires > now
+    ended = invitations.update().where(*waiting).values(expires=now)
+    roles = tx.execute(ended.returning(invitations.c.role, invitations.c.team)).all()
+    for row in roles:
+        log(tx, now, by.id, "withdraw", row.role, team=row.team)
+    return len(roles)
 
 
 def join(store: Store, token: str, name: str, password: str) -> Account:
-    """Use an invitation. Raises UserError when it was used or ran out, or the name is taken.
+    """Use an invitation. Raises UserError when it can be used no more, or the name is taken.
 
     A labeler is a candidate first where new ones are screened; held-out labelers never are (paper B.1).
     """
     found = invitation(store, token)
     if found is None:
-        raise UserError("this invitation was used already or ran out; ask for a new one")
+        raise UserError(USELESS)
     made, values = _fresh(store, name, password, found.role, found.team)
     with store.write() as tx:
+        # Hashing took long: another tab may have used it since, or its maker may have been closed.
+        mine = open_invitations(store.clock()).where(invitations.c.token == found.token)
+        if tx.execute(mine.with_for_update(of=invitations)).first() is None:
+            raise UserError(USELESS)
         if found.role == "labeler" and screened_first(tx):
             values["standing"] = "candidate"
         _insert(tx, made, values)
-        unused = sa.and_(invitations.c.token == found.token, invitations.c.used.is_(None))
-        used = tx.execute(invitations.update().where(unused).values(used=store.clock(), used_by=made.id))
-        if used.rowcount != 1:  # two tabs at once: the account goes with the transaction
-            raise UserError("this invitation was used already; ask for a new one")
+        used = invitations.update().where(invitations.c.token == found.token)
+        tx.execute(used.values(used=store.clock(), used_by=made.id))
     return made
 
 
@@ -318,7 +343,8 @@ def screened_first(tx: Connection) -> bool:
 def change(store: Store, by: Account, account: str, *, role: str, team: str, active: bool) -> None:
     """An admin changes an account. A closed one loses its sessions, and who changes roles the tasks in hand, at once.
 
-    Raises UserError for the last admin, and where there is no such account.
+    The invitations of who is no admin any more are withdrawn. Raises UserError for the last admin, and where there is
+    no such account.
     """
     team = team_for(role, team)
     with store.write() as tx:
@@ -333,20 +359,41 @@ def change(store: Store, by: Account, account: str, *, role: str, team: str, act
         tx.execute(accounts.update().where(accounts.c.id == account).values(role=role, team=team, active=active))
         if not active:
             tx.execute(sessions.delete().where(sessions.c.account_id == account))
+        if not active or role != "admin":
+            _withdraw(tx, store.clock(), by, invitations.c.made_by == account)
         if not active or role != before.role:
             release(tx, store.clock(), account)
         log(tx, store.clock(), by.id, "account", account, role=role, team=team, active=active)
 
 
-def set_password(store: Store, account: str, password: str, by: Account | None = None) -> None:
-    """A new password; all sessions of the account end. by: the admin who gave it; none at the command line.
+def change_password(store: Store, me: Account, present: str, password: str, session: str) -> None:
+    """Somebody changes their own password; all their sessions end but this one, whose token is given.
 
-    Raises UserError for a bad one.
+    Raises WrongPassword when the present one is another, UserError for a bad new one.
+    """
+    row = credentials(store, account=me.id)
+    if row is None or len(present) > LONGEST or not _verified(row.password, present):
+        raise WrongPassword
+    set_password(store, me.id, password, me, keep=session)
+
+
+class WrongPassword(UserError):
+    """The present password was not the one typed."""
+
+    def __init__(self) -> None:
+        super().__init__("the present password is another; nothing was changed")
+
+
+def set_password(store: Store, account: str, password: str, by: Account | None = None, *, keep: str = "") -> None:
+    """A new password; all sessions of the account end. by: who gave it, none at the command line.
+
+    keep: the token of a session that goes on. Raises UserError for a bad password.
     """
     with store.read() as tx:
         name = tx.execute(sa.select(accounts.c.name).where(accounts.c.id == account)).scalar_one()
     hashed = _hash(_good(password, name))
     with store.write() as tx:
         tx.execute(accounts.update().where(accounts.c.id == account).values(password=hashed))
-        tx.execute(sessions.delete().where(sessions.c.account_id == account))
+        ended = sessions.c.account_id == account, sessions.c.token != digest(keep)
+        tx.execute(sessions.delete().where(*ended))
         log(tx, store.clock(), by.id if by else None, "password", account)

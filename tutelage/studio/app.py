@@ -21,12 +21,14 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 
 from tutelage.records import FieldError, UserError
 from tutelage.studio import accounts, markdown
-from tutelage.studio.accounts import Account, Throttle
+from tutelage.studio.accounts import Account
+from tutelage.studio.address import Rooted, Site
 from tutelage.studio.limits import ACCOUNT, AGAIN, Limits
 from tutelage.studio.project import Project
 from tutelage.studio.queue import Gone
 from tutelage.studio.security import HEADERS, Guard
 from tutelage.studio.store import Store, Unavailable
+from tutelage.studio.throttle import Throttle
 from tutelage.studio.turns import Busy
 
 COOKIE = "tutelage_session"
@@ -37,15 +39,17 @@ class Login(Exception):
     """Nobody is logged in, and the page needs somebody."""
 
 
-def build(project: Project, store: Store, *, local: bool = True) -> FastAPI:
-    """The application. local: served on this machine only, so that the first visitor may become its admin."""
+def build(project: Project, store: Store, *, site: Site | None = None, setup: str = "") -> FastAPI:
+    """The application. site: where people reach it; setup: the token that lets its holder become the first admin."""
     from tutelage.studio.pages import ROUTERS
 
     app = FastAPI(title="Tutelage studio", docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.project, app.state.store, app.state.local = project, store, local
-    app.state.throttle, app.state.templates = Throttle(), environment()
+    site = site or Site()
+    app.state.project, app.state.store, app.state.site = project, store, site
+    app.state.setup = accounts.digest(setup) if setup else ""
+    app.state.throttle, app.state.templates = Throttle(), environment(site.path)
     app.add_middleware(Limits, visitor=visitor, login=_logged_out, refuse=_sorry)
-    app.add_middleware(Guard)  # the outermost, so that whatever is refused has its headers
+    app.add_middleware(Guard, site=site)  # the outermost, so that whatever is refused has its headers
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     for router in ROUTERS:
         app.include_router(router)
@@ -59,16 +63,20 @@ def build(project: Project, store: Store, *, local: bool = True) -> FastAPI:
     return app
 
 
-def environment() -> Environment:
-    """The templates: everything escaped, unknown names are errors, files addressed by their content."""
+def environment(base: str = "") -> Environment:
+    """The templates: everything escaped, unknown names are errors, files addressed by their content.
+
+    base: the public path, which stands before every address.
+    """
     env = Environment(
         loader=PackageLoader("tutelage.studio"),
         autoescape=select_autoescape(default=True),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        extensions=[Rooted],
     )
-    env.globals["static"] = _static_url
+    env.globals["base"], env.globals["static"] = base, lambda name: base + _static_url(name)
     env.filters["markdown"] = markdown.render
     return env
 
@@ -91,6 +99,12 @@ def store_of(request: Request) -> Store:
 def project_of(request: Request) -> Project:
     """The studio's folder and settings."""
     found: Project = request.app.state.project
+    return found
+
+
+def site_of(request: Request) -> Site:
+    """Where people reach the studio."""
+    found: Site = request.app.state.site
     return found
 
 
@@ -217,4 +231,5 @@ def _broken(request: Request, _: Exception) -> Response:
     text = "something went wrong inside the studio; nothing was saved. Its terminal says what."
     if wants_json(request):
         return JSONResponse({"problem": text}, 500, HEADERS)
-    return HTMLResponse(f"<!doctype html><title>Tutelage</title><p>{text} <a href='/'>Go home</a>", 500, HEADERS)
+    home = site_of(request).path + "/"
+    return HTMLResponse(f"<!doctype html><title>Tutelage</title><p>{text} <a href='{home}'>Go home</a>", 500, HEADERS)

@@ -58,6 +58,12 @@ class StudioWords:
     """Open no browser."""
     database: str = ""
     """postgresql://user@host/name instead of the file in the folder (a password can stand in ~/.pgpass)."""
+    public_url: str = ""
+    """Address people open when a proxy is in front, as in https://studio.example.org/label; links, cookies and the
+    check of where requests come from follow it."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks the proxy connects from, as in 127.0.0.1 or 172.16.0.0/12: its X-Forwarded-For and
+    X-Forwarded-Proto are believed. It must set them itself."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -144,7 +150,13 @@ def init(words: InitWords) -> int:
 def studio(words: StudioWords) -> int:
     """Serve until stopped."""
     _load("server").serve(
-        words.folder, host=words.host, port=words.port, database=words.database, browser=not words.no_browser
+        words.folder,
+        host=words.host,
+        port=words.port,
+        database=words.database,
+        browser=not words.no_browser,
+        public_url=words.public_url,
+        proxies=words.trusted_proxies,
     )
     return 0
 

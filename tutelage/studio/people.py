@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row
 from tutelage.evaluate.agreement import Agreement
 from tutelage.records import UserError
 from tutelage.studio import agreement, harvest
+from tutelage.studio.accounts import open_invitations
 from tutelage.studio.agreement import Outlier
 from tutelage.studio.filing import chunks
 from tutelage.studio.schema import accounts, answers, assignments, batches, invitations, items, prompts, responses
@@ -45,6 +46,7 @@ class Person:
 class Open:
     """An invitation nobody has used yet. Its link is shown once, when it is made."""
 
+    handle: str
     role: str
     team: str
     by: str
@@ -110,14 +112,9 @@ def teams(store: Store) -> list[str]:
 
 def invited(store: Store) -> list[Open]:
     """Invitations that can still be used."""
-    query = (
-        sa.select(invitations, accounts.c.name)
-        .join(accounts, accounts.c.id == invitations.c.made_by)
-        .where(invitations.c.used.is_(None), invitations.c.expires > store.clock())
-        .order_by(invitations.c.created.desc())
-    )
+    query = open_invitations(store.clock()).order_by(invitations.c.created.desc())
     with store.read() as tx:
-        return [Open(row.role, row.team, row.name, row.expires) for row in tx.execute(query)]
+        return [Open(row.token, row.role, row.team, row.by, row.expires) for row in tx.execute(query)]
 
 
 def labeler(store: Store, account: str) -> Labeler:

@@ -7,11 +7,12 @@ Requests that change something must come from our own pages: browsers say so in 
 from __future__ import annotations
 
 import ipaddress
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tutelage.studio.address import Site
 
 SAFE = ("GET", "HEAD", "OPTIONS")
 
@@ -29,13 +30,15 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
+HSTS = "max-age=2592000"
+"""For a month browsers speak https alone, with this host; not with its subdomains, which may be others'."""
 
 
 class Guard:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, site: Site) -> None:
+        self.app, self.site = app, site
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse what may not come in; add headers to what goes out."""
@@ -43,8 +46,9 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        scope["path"] = self.site.own(scope["path"])  # raw_path stays: nothing reads it
         refused = None
-        if scope["method"] not in SAFE and not from_us(headers):
+        if scope["method"] not in SAFE and not self.site.ours(headers):
             refused = JSONResponse({"problem": "this request came from another site"}, 403)
 
         async def answer(message: Message) -> None:
@@ -52,6 +56,10 @@ class Guard:
                 out = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     out.setdefault(name, value)
+                if self.site.whole_host:
+                    out.setdefault("Strict-Transport-Security", HSTS)
+                if "location" in out:
+                    out["location"] = self.site.location(out["location"])
                 # Modules import each other by plain names: browsers must ask whether they changed.
                 static = scope["path"].startswith("/static/")
                 out.setdefault("Cache-Control", "no-cache" if static else "no-store")
@@ -61,33 +69,6 @@ class Guard:
             await refused(scope, receive, answer)
             return
         await self.app(scope, receive, answer)
-
-
-def from_us(headers: Headers) -> bool:
-    """Whether a request that changes something was made by one of our pages, or by no browser at all."""
-    site = headers.get("sec-fetch-site")
-    if site is not None:
-        return site in ("same-origin", "none")
-    origin = headers.get("origin")
-    if origin is None:
-        return True
-    try:
-        return urlsplit(origin).netloc == headers.get("host")
-    except ValueError:  # brackets that do not close, say
-        return False
-
-
-def on_this_machine(address: str, host: str) -> bool:
-    """Whether a request came from this machine and was meant for it.
-
-    address: where it came from; host: the name it was sent to. A site elsewhere can have its own name lead to
-    127.0.0.1 in the visitor's browser, and would then pass for one of our pages: but not under our name.
-    """
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return False
-    return loopback(address) and loopback(name)
 
 
 def loopback(name: str) -> bool:

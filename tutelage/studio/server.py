@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
 import sys
 import threading
@@ -14,6 +15,7 @@ import uvicorn
 
 from tutelage.records import UserError
 from tutelage.studio import accounts, rounds
+from tutelage.studio.address import Site, public_site, trusted
 from tutelage.studio.app import build
 from tutelage.studio.connections import LINE, Connection, Server
 from tutelage.studio.project import open_project
@@ -25,37 +27,46 @@ GRACE = 3
 """Seconds that open pages, which may be watching curves, are waited for when the studio stops."""
 
 
-def serve(folder: Path, *, host: str, port: int, database: str, browser: bool) -> None:
+def serve(
+    folder: Path,
+    *,
+    host: str,
+    port: int,
+    database: str,
+    browser: bool,
+    public_url: str = "",
+    proxies: tuple[str, ...] = (),
+) -> None:
     """Run the studio until it is stopped. Raises UserError for a folder, database or address that cannot be used."""
     from tutelage.studio.intake import first_fill
 
+    public_site(public_url, ""), trusted(proxies)  # wrong words are told before anything is opened
     project = open_project(folder)
     store = open_store(url_of(folder, database), patience=PATIENCE)
     ended = threading.Event()
     try:
-        if not loopback(host) and not accounts.has_admin(store):
+        if not (loopback(host) or public_url or accounts.has_admin(store)):
             raise UserError(
                 f"--host {host} can be reached by others, and there is no admin yet: make one first with "
                 f"`tutelage account {folder} NAME --role admin`"
             )
         first_fill(store, project)
         with _listen(host, port) as listening:
-            address = f"http://{_name(host)}:{listening.getsockname()[1]}"
-            _tell(f"the studio is at {address}   (Ctrl-C stops it; nothing is lost)")
-            if not accounts.any_account(store):
-                _tell("first: make your account there, then bring prompts in")
-            if not loopback(host):
-                _tell("passwords travel in clear over http: let others in through a proxy that speaks https")
+            site = public_site(public_url, f"http://{_name(host)}:{listening.getsockname()[1]}")
+            setup = "" if accounts.has_admin(store) else secrets.token_urlsafe(24)
+            first = f"{site.url}/setup?token={setup}" if setup else ""
+            _tell_where(site, first, clear=not loopback(host) and not site.origin.startswith("https:"))
             if browser:
-                threading.Thread(target=_open_soon, args=(address,), daemon=True).start()
-            app = build(project, store, local=loopback(host))
+                threading.Thread(target=_open_soon, args=(first or site.url,), daemon=True).start()
             config = uvicorn.Config(
-                app,
+                build(project, store, site=site, setup=setup),
                 http=Connection,
                 log_level="warning",
-                access_log=False,
+                access_log=False,  # it would hold the tokens of invitations and of the setup
                 server_header=False,
                 timeout_graceful_shutdown=GRACE,
+                proxy_headers=bool(proxies),
+                forwarded_allow_ips=trusted(proxies),
             )
             watching = rounds.watch(store, ended)
             with contextlib.suppress(KeyboardInterrupt):  # the ordinary way to stop
@@ -65,6 +76,16 @@ def serve(folder: Path, *, host: str, port: int, database: str, browser: bool) -
     finally:
         ended.set()
         store.close()
+
+
+def _tell_where(site: Site, first: str, *, clear: bool) -> None:
+    """Print the studio's address. first: where its first admin makes an account; clear: passwords travel in clear."""
+    through = f", through the proxy in front of {site.listens}" if site.origin else ""
+    _tell(f"the studio is at {site.url}{through}   (Ctrl-C stops it; nothing is lost)")
+    if first:
+        _tell(f"first: make your account, then bring prompts in. This address opens that page once:\n{first}")
+    if clear:
+        _tell("passwords travel in clear over http: let others in through a proxy that speaks https (docs/deploy.md)")
 
 
 def _tell(line: str) -> None:

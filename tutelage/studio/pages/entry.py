@@ -1,37 +1,53 @@
-"""Coming in and going out: the first account, login, invitations, the home page."""
+"""Coming in and going out: the first account, login, invitations, one's own password, the home page."""
 
 from __future__ import annotations
 
+import hmac
 from typing import Annotated
 
 from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
 from tutelage.records import UserError
-from tutelage.studio import accounts, desk, screening
-from tutelage.studio.app import COOKIE, Anyone, TheStore, page, visitor
+from tutelage.studio import accounts, desk, screening, throttle
+from tutelage.studio.app import COOKIE, Anyone, TheStore, page, site_of, visitor
 from tutelage.studio.pages.screening import candidate_page
-from tutelage.studio.security import on_this_machine
 from tutelage.studio.store import Store
+from tutelage.studio.throttle import Attempt
+from tutelage.studio.turns import Busy
 
 router = APIRouter()
 Text = Annotated[str, Form()]
 
+NO_ADMIN = (
+    "this studio has no admin yet. Its terminal printed an address when it started, which opens this page once; "
+    "or make the account there, with `tutelage account FOLDER NAME --role admin`"
+)
 
-def enter(request: Request, token: str) -> Response:
-    """Hand over a session's cookie and go home."""
-    answer = RedirectResponse("/", 303)
-    secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
-    answer.set_cookie(COOKIE, token, max_age=int(accounts.SESSION), httponly=True, samesite="lax", secure=secure)
+
+def enter(request: Request, store: Store, account: str, token: str, to: str = "/") -> Response:
+    """Hand over a session's cookie, remember this browser as one of the account's, and go home."""
+    answer = RedirectResponse(to, 303)
+    _set_cookie(request, answer, COOKIE, token, int(accounts.SESSION))
+    row = accounts.credentials(store, account=account)
+    if row is not None:
+        device = throttle.device_cookie(request.cookies.get(throttle.COOKIE, ""), row.id, row.password)
+        _set_cookie(request, answer, throttle.COOKIE, device, throttle.COOKIE_AGE)
     return answer
+
+
+def _set_cookie(request: Request, answer: Response, name: str, value: str, seconds: int) -> None:
+    site = site_of(request)
+    secure = site.https(request)
+    answer.set_cookie(name, value, max_age=seconds, path=site.cookie_path, httponly=True, samesite="lax", secure=secure)
 
 
 @router.get("/")
 def home(request: Request, store: TheStore, kept: str = "") -> Response:
-    """What there is to do, for whoever it is; setting up where nobody is there yet."""
+    """What there is to do, for whoever it is; setting up where nobody runs the studio yet."""
     me = visitor(request)
     if me is None:
-        return RedirectResponse("/login" if accounts.any_account(store) else "/setup", 303)
+        return RedirectResponse("/login" if accounts.has_admin(store) else "/setup", 303)
     if me.candidate or me.declined:
         return candidate_page(request, store, me, kept=kept == "topics")
     if me.labels:
@@ -40,53 +56,59 @@ def home(request: Request, store: TheStore, kept: str = "") -> Response:
 
 
 @router.get("/setup")
-def setup_page(request: Request, store: TheStore) -> Response:
+def setup_page(request: Request, store: TheStore, token: str = "") -> Response:
     """The first account: an admin."""
-    _only_once(request, store)
-    return page(request, "setup.html")
+    _first_admin(request, store, token)
+    return page(request, "setup.html", token=token)
 
 
 @router.post("/setup")
-def setup(request: Request, store: TheStore, name: Text = "", password: Text = "") -> Response:
-    """Make the first account and log it in."""
-    _only_once(request, store)
+def setup(request: Request, store: TheStore, token: str = "", name: Text = "", password: Text = "") -> Response:
+    """Make the first admin and log them in."""
+    _first_admin(request, store, token)
     try:
-        made = accounts.create(store, name, password, "admin")
+        made = accounts.set_up(store, name, password)
     except UserError as error:
-        return page(request, "setup.html", status=400, problem=str(error), typed=name)
-    return enter(request, accounts.open_session(store, made.id))
+        return page(request, "setup.html", status=400, problem=str(error), typed=name, token=token)
+    request.app.state.setup = ""
+    return enter(request, store, made.id, accounts.open_session(store, made.id))
 
 
-def _only_once(request: Request, store: Store) -> None:
-    if accounts.any_account(store):
+def _first_admin(request: Request, store: Store, token: str) -> None:
+    """Let through who holds the token that the terminal printed, while there is no admin."""
+    if accounts.has_admin(store):
         raise HTTPException(403, "this studio is set up already; log in, or ask its admin for an invitation")
-    address = request.client.host if request.client else ""
-    if not (request.app.state.local and on_this_machine(address, request.headers.get("host", ""))):
-        raise HTTPException(403, "the first account is made on the studio's own machine: `tutelage account`")
+    kept = request.app.state.setup
+    if not (kept and hmac.compare_digest(accounts.digest(token), kept)):
+        raise HTTPException(403, NO_ADMIN)
 
 
 @router.get("/login")
 def login_page(request: Request, store: TheStore) -> Response:
     """Name and password."""
-    if not accounts.any_account(store) and request.app.state.local:
+    if not accounts.has_admin(store):
         return RedirectResponse("/setup", 303)
     return page(request, "login.html", visitor(request))
 
 
 @router.post("/login")
 def login(request: Request, store: TheStore, name: Text = "", password: Text = "") -> Response:
-    """Log in; ten failures a minute, for a name or an address, are enough."""
-    throttle = request.app.state.throttle
-    keys = f"name:{accounts.as_login(name)[:200]}", f"from:{request.client.host if request.client else ''}"
-    with throttle.turn:
-        if throttle.blocked(*keys):
+    """Log in, unless there were too many failures: see `throttle`."""
+    limits, row = request.app.state.throttle, accounts.credentials(store, login=name[:200])
+    cookie = request.cookies.get(throttle.COOKIE, "")
+    device = throttle.device_of(cookie, row.id, row.password) if row is not None else ""
+    address = request.client.host if request.client else ""
+    attempt = Attempt(accounts.as_login(name[:200]), throttle.network_of(address), device)
+    with limits.turn:
+        if limits.blocked(attempt):
             return page(request, "login.html", status=429, problem="too many tries; wait a minute", typed=name)
         token = accounts.login(store, name, password)
         if token is None:
-            throttle.fail(*keys)
-    if token is None:
+            limits.fail(attempt)
+    if token is None or row is None:
         return page(request, "login.html", status=401, problem="the name or the password is wrong", typed=name)
-    return enter(request, token)
+    limits.succeed(attempt)
+    return enter(request, store, row.id, token)
 
 
 @router.post("/logout")
@@ -94,8 +116,32 @@ def logout(request: Request, store: TheStore, me: Anyone) -> Response:
     """End this session."""
     accounts.logout(store, request.cookies[COOKIE])
     answer = RedirectResponse("/login", 303)
-    answer.delete_cookie(COOKIE)
+    answer.delete_cookie(COOKIE, path=site_of(request).cookie_path)
     return answer
+
+
+@router.get("/account")
+def account_page(request: Request, me: Anyone, saved: bool = False) -> Response:
+    """One's own account: a new password."""
+    return page(request, "account.html", me, saved=saved)
+
+
+@router.post("/account/password")
+def change_password(request: Request, store: TheStore, me: Anyone, present: Text = "", password: Text = "") -> Response:
+    """Change one's own password. Whoever found a screen unlocked may try the present one no oftener than a login."""
+    limits, attempt = request.app.state.throttle, Attempt(me.name, "", device=f"account:{me.id}")
+    with limits.turn:
+        if limits.blocked(attempt):
+            return page(request, "account.html", me, 429, problem="too many tries; wait a minute", saved=False)
+        try:
+            accounts.change_password(store, me, present, password, request.cookies[COOKIE])
+        except Busy:
+            raise
+        except UserError as error:
+            if isinstance(error, accounts.WrongPassword):
+                limits.fail(attempt)
+            return page(request, "account.html", me, 400, problem=str(error), saved=False)
+    return enter(request, store, me.id, request.cookies[COOKIE], "/account?saved=true")
 
 
 @router.get("/join/{token}")
@@ -103,7 +149,7 @@ def join_page(request: Request, store: TheStore, token: str) -> Response:
     """An invitation: choose a name and a password."""
     found = accounts.invitation(store, token)
     if found is None:
-        raise HTTPException(404, "this invitation was used already or ran out; ask for a new one")
+        raise HTTPException(404, accounts.USELESS)
     return page(request, "join.html", token=token, role=found.role, screened=_screened(store, found.role))
 
 
@@ -123,4 +169,4 @@ def join(request: Request, store: TheStore, token: str, name: Text = "", passwor
             raise HTTPException(404, str(error)) from None
         told = {"role": found.role, "screened": _screened(store, found.role), "problem": str(error), "typed": name}
         return page(request, "join.html", status=400, token=token, **told)
-    return enter(request, accounts.open_session(store, made.id))
+    return enter(request, store, made.id, accounts.open_session(store, made.id))

@@ -11,7 +11,7 @@ from fastapi.responses import RedirectResponse, Response
 from tutelage.records import UserError
 from tutelage.studio import accounts, people, screening, survey, told
 from tutelage.studio.accounts import Account
-from tutelage.studio.app import Anyone, Runs, Sees, TheStore, page
+from tutelage.studio.app import Anyone, Runs, Sees, TheStore, page, site_of
 from tutelage.studio.schema import ROLES
 from tutelage.studio.store import Store
 
@@ -56,7 +56,17 @@ def invite(request: Request, store: TheStore, me: Runs, role: Text = "labeler", 
         token = accounts.invite(store, me, role, team)
     except UserError as error:
         return _list(request, store, me, 400, str(error))
-    return _list(request, store, me, link=f"{request.base_url}join/{token}")
+    return _list(request, store, me, link=site_of(request).link(request, f"/join/{token}"))
+
+
+@router.post("/people/withdraw")
+def withdraw(request: Request, store: TheStore, me: Runs, invitation: Text = "") -> Response:
+    """Make an invitation useless before its time."""
+    try:
+        accounts.withdraw(store, me, invitation)
+    except UserError as error:
+        return _list(request, store, me, 400, str(error))
+    return RedirectResponse("/people", 303)
 
 
 @router.post("/people/screening")

@@ -1,5 +1,8 @@
 // Calls to the studio. Nothing here throws: a network that is gone is an answer too, with status 0.
 
+/** The public path in front of all the studio's addresses: "" at the root of its host. */
+export const base = new URL("..", import.meta.url).pathname.replace(/\/$/, "");
+
 const PATIENCE = 20_000; // milliseconds before a call counts as lost
 
 /** Send JSON (or a form); answers {ok, status, data}, data being the answer's JSON or {}. */
@@ -8,7 +11,7 @@ export async function call(method, path, body, { keepalive = false } = {}) {
   const headers = { accept: "application/json" };
   if (body !== undefined && !form) headers["content-type"] = "application/json";
   try {
-    const reply = await fetch(path, {
+    const reply = await fetch(base + path, {
       method,
       headers,
       keepalive,

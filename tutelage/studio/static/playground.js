@@ -1,6 +1,6 @@
 // The playground: asks the models, shows their answers as they stream, and votes. Their text is only ever set as text.
 
-import { call, problemOf } from "./calls.js";
+import { base, call, problemOf } from "./calls.js";
 
 const $ = (id) => document.getElementById(id);
 const form = $("ask"), list = $("answers"), status = $("status"), trouble = $("trouble");
@@ -41,7 +41,7 @@ async function ask() {
   busy(true);
   status.textContent = "Asking…";
   try {
-    const answer = await fetch("/api/playground/answer", {
+    const answer = await fetch(base + "/api/playground/answer", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({

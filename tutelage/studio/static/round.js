@@ -1,11 +1,13 @@
 // Keeps a round's page up to date while it trains: asks every two seconds, and puts in only what changed.
 
+import { base } from "./calls.js";
+
 const EVERY = 2000; // milliseconds
 const live = document.getElementById("live");
 const shown = new Map();
 
 async function look() {
-  const answer = await fetch(`/api/rounds/${live.dataset.number}`, { headers: { accept: "application/json" } });
+  const answer = await fetch(`${base}/api/rounds/${live.dataset.number}`, { headers: { accept: "application/json" } });
   if (answer.status === 401) return location.reload();
   if (!answer.ok) return undefined;
   const { state, parts } = await answer.json();

@@ -7,7 +7,7 @@
 //   missing()      what is not there yet, as {text, go()}, or null
 //   early()        what was typed before the studio answered, or null; a page without it starts empty
 
-import { call, freshKey, passing, problemOf } from "./calls.js";
+import { base, call, freshKey, passing, problemOf } from "./calls.js";
 import * as kept from "./kept.js";
 import { Stopwatch } from "./stopwatch.js";
 
@@ -256,7 +256,7 @@ export class Task {
         await this.pause(this.wait());
       }
     }
-    location.assign(where);
+    location.assign(base + where);
   }
 
   // ---- giving it back --------------------------------------------------------------------------------------------
