@@ -218,7 +218,7 @@ def round_(words: Words) -> int:
             file=sys.stderr,
         )
         return 1
-    print(f"new policy   {out / found['policy']}\nreport       {out / 'report.html'}")
+    print(f"{found['verdict']['sentence']}\n\nnew policy   {out / found['policy']}\nreport       {out / 'report.html'}")
     print(f"next         {found['next']['prompts']} prompts to rank, in {out / 'next.jsonl'}")
     return 0
 
