@@ -167,11 +167,12 @@ def change(prompts: Sequence[Prompt], scores: Scores | None, new: str, old: str)
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What can be said of a round's new policy against the old one. word: better, worse or not told apart; keep: which
-    of the two stays in use unless somebody decides otherwise."""
+    of the two ("new" or "old") stays in use unless somebody decides otherwise, and follows: that as a sentence."""
 
     word: str
     sentence: str
     keep: str
+    follows: str
 
 
 def verdict(told: Mapping[str, Any], wins: WinRate | None = None) -> Verdict:
@@ -204,7 +205,7 @@ def verdict(told: Mapping[str, Any], wins: WinRate | None = None) -> Verdict:
         UNKNOWN: f"{new} is in use all the same, for it learned from more of people's work; {old} can be kept instead.",
     }
     relation = f"not told apart from {old}" if word == UNKNOWN else f"{word} than {old}"
-    return Verdict(word, f"{new} is {relation}, {by}. {follows[word]}", keep)
+    return Verdict(word, f"{new} is {relation}, {by}.", keep, follows[word])
 
 
 UNKNOWN = "not told apart"
