@@ -40,7 +40,7 @@ OPTIONS = {
     """,
     "LoopConfig": "workflow out model preset with_ppo test_limit drop_long dtype seed",
     "RoundConfig": """
-        folder number groups k next_prompts judge_prompts accept_weak_reward collect_more dtype seed
+        folder number groups k next_prompts judge_prompts accept_weak_reward collect_more keep dtype seed
     """,
     "FetchWords": "name accept_license",
     "ReportWords": "folder",

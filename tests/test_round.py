@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from tutelage import labelers, presets, roundfolder, workflows
 from tutelage.cli import main
+from tutelage.evaluate.winrate import WinRate, win_rate
 from tutelage.records import (
     Demonstration,
     Prompt,
@@ -33,7 +34,7 @@ from tutelage.records import (
 from tutelage.round import train
 from tutelage.roundfolder import divided, most_spread, next_pool, plan, quotas, round_folder, spread_out
 from tutelage.roundreport import render_round
-from tutelage.roundresult import weakness
+from tutelage.roundresult import verdict, weakness
 from tutelage.settings import PpoConfig, RewardConfig, RoundConfig, SampleConfig, SftConfig
 from tutelage.studio.project import init
 
@@ -300,6 +301,84 @@ def test_better_than_guessing_is_what_the_interval_says(low: float, high: float,
     trust = {"accuracy": {"value": 0.5, "low": low, "high": high, "n": 12}, "pairs": 60}
     said = weakness(trust)
     assert (words in said) if words else said == ""
+
+
+# ---- whether it is better, and which policy stays in use --------------------------------------------------------
+
+
+def told(low: float | None, high: float | None, **more: Any) -> dict[str, Any]:
+    change = {"value": 0.1, "low": low, "high": high, "n": 12}
+    trust = {"accuracy": {"value": 0.6, "low": 0.55, "high": 0.7, "n": 12}, "weak": ""}
+    return {
+        "newest": "round-2/ppo_ptx",
+        "previous": "round-1/sft",
+        "score_change": change,
+        "reward_model": trust,
+    } | more
+
+
+def won(outcomes: str) -> WinRate:
+    """What labelers said of the new policy, a letter a prompt: w for a win, l for a loss."""
+    new, old = Response(id="n", text="n", model="round-2/ppo_ptx"), Response(id="o", text="o", model="round-1/sft")
+    rows = [
+        Ranking(
+            prompt_id=str(n), prompt=str(n), responses=(new, old), ranks=(1, 2) if o == "w" else (2, 1), labeler="a"
+        )
+        for n, o in enumerate(outcomes)
+    ]
+    return win_rate(rows, new.model, old.model)
+
+
+@pytest.mark.parametrize(
+    ("found", "wins", "word", "keep", "by"),
+    [
+        (told(0.02, 0.2), None, "better", "new", "by the reward model: +0.10 in score on 12 held-out prompts"),
+        (told(-0.3, -0.1), None, "worse", "old", "round-1/sft stays in use unless somebody decides otherwise"),
+        (told(-0.1, 0.3), None, "not told apart", "new", "round-1/sft can be kept instead"),
+        (told(None, None), None, "not told apart", "new", "nobody has judged them blind yet"),
+        (told(0.02, 0.2, reward_model={"weak": "x"}), None, "not told apart", "new", "is not shown to know better"),
+        (told(None, None, reward_model=None, previous=None), None, "not told apart", "new", "from base"),
+        (
+            told(-0.3, -0.1),
+            won("w" * 20),
+            "better",
+            "new",
+            "by labelers who judged blind: preferred in 100% of 20 comp",
+        ),
+        (told(0.02, 0.2), won("l" * 18 + "ww"), "worse", "old", "preferred in 10% of 20 comparisons of 20 prompts"),
+        (told(0.02, 0.2), won("wl" * 6), "not told apart", "new", "50% is no difference"),
+        (told(-0.3, -0.1), won("www"), "not told apart", "new", "of 3 prompts"),
+    ],
+)
+def test_better_worse_or_not_told_apart_and_by_whom(
+    found: dict[str, Any], wins: WinRate | None, word: str, keep: str, by: str
+) -> None:
+    said = verdict(found, wins)
+    assert (said.word, said.keep) == (word, keep) and by in f"{said.sentence} {said.follows}"
+
+
+def test_the_old_policy_can_be_kept(second: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It answers what is ranked next in place of the new one, and is what the next round is compared with."""
+    folder = tmp_path / "studio"
+    shutil.copytree(second, folder)
+    out = round_folder(folder, 2)
+    assert json.loads((out / "policy.json").read_text())["by"] == "the rule"
+    assert {r["model"] for row in rows(out / "next.jsonl") for r in row["responses"]} == {"round-2/ppo_ptx"}
+    assert roundfolder.in_use(folder, 3) == ("round-2/ppo_ptx", out / "ppo_ptx")
+    judged = (out / "judge.jsonl").read_bytes()
+    words = ["round", str(folder), "--dtype", "fp32", "--next-prompts", "5", "--judge-prompts", "3", "--number", "2"]
+    assert main([*words, "--keep", "old"]) == 0
+    offered = rows(out / "next.jsonl")
+    assert {r["model"] for row in offered for r in row["responses"]} == {"round-1/sft"} and len(offered) == 5
+    assert json.loads((out / "round.json").read_text())["next"]["policy"] == "round-1/sft"
+    assert (out / "judge.jsonl").read_bytes() == judged
+    assert roundfolder.in_use(folder, 3) == ("round-1/sft", round_folder(folder, 1) / "sft")
+    assert "round-2/ppo_ptx is" in capsys.readouterr().out
+    write_round(folder, 3, ranked=0)
+    found = train(config(folder))
+    assert found["previous"] == "round-1/sft" and "round-1/sft" in found["answers"]
+    assert main([*words, "--keep", "new"]) == 0
+    assert {r["model"] for row in rows(out / "next.jsonl") for r in row["responses"]} == {"round-2/ppo_ptx"}
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------

@@ -208,6 +208,7 @@ def round_(words: Words) -> int:
 
     from tutelage import round as page
     from tutelage.roundfolder import round_folder
+    from tutelage.roundresult import verdict
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     found = page.train(parsed)
@@ -220,6 +221,8 @@ def round_(words: Words) -> int:
             file=sys.stderr,
         )
         return 1
+    said = verdict(found)
+    print(f"{said.sentence} {said.follows}\n")
     print(f"new policy   {out / found['policy']}\nreport       {out / 'report.html'}")
     print(f"next         {found['next']['prompts']} prompts to rank, in {out / 'next.jsonl'}")
     return 0

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from tutelage import presets, roundfolder, roundtime
 from tutelage.data.text import write_documentation
 from tutelage.pipeline import Fields, Stages
 from tutelage.presets import Recipe
-from tutelage.records import Prompt, Response, UserError, from_dict, read_records, write_json, write_text
+from tutelage.records import Prompt, UserError, read_records, write_json, write_text
 from tutelage.roundfolder import Plan
 from tutelage.roundtime import Work
 from tutelage.run import Run
@@ -33,9 +33,6 @@ from tutelage.studio.project import Settings, open_project
 
 OVERSAMPLED = 2
 """Prompts answered for each that is chosen for the next ranking, where a reward model can choose."""
-
-Answers = dict[str, dict[str, Response]]
-"""{prompt id: {name: response}}."""
 
 
 @dataclass
@@ -72,13 +69,8 @@ class Round:
 
     @property
     def before(self) -> tuple[str, Path] | None:
-        """The policy of the last finished round: its name in answers, and where it is."""
-        found = roundfolder.previous(self.config.folder, self.number)
-        if found is None:
-            return None
-        number, info = found
-        folder = roundfolder.round_folder(self.config.folder, number) / str(info["policy"])
-        return f"round-{number}/{info['policy']}", folder
+        """The policy in use before this round: its name in answers, and where it is; None for the base model."""
+        return roundfolder.in_use(self.config.folder, self.number)
 
     @property
     def newest(self) -> str:
@@ -101,12 +93,30 @@ def train(config: RoundConfig) -> dict[str, Any]:
 def _train(config: RoundConfig, settings: Settings, number: int) -> dict[str, Any]:
     out = roundfolder.round_folder(config.folder, number)
     done = roundfolder.read_json(out / roundfolder.FINISHED)
-    if done is not None:
+    if done is None:
+        _keep(config, number)
+        return _turn(_opened(config, settings, number))
+    if config.keep == "auto":
         return done
+    roundfolder.choose(out, config.keep, "a person", f"--keep {config.keep}")
+    if done["next"].get("policy") == str(done["newest"] if config.keep == "new" else done["previous"] or "base"):
+        return done
+    return ask_again(_opened(config, settings, number), done)
+
+
+def _keep(config: RoundConfig, number: int) -> None:
+    """Record which policy of the round before stays in use, where that was said."""
+    if config.keep != "auto" and (found := roundfolder.previous(config.folder, number)):
+        out = roundfolder.round_folder(config.folder, found[0])
+        roundfolder.choose(out, config.keep, "a person", f"--keep {config.keep}")
+
+
+def _opened(config: RoundConfig, settings: Settings, number: int) -> Round:
+    out = roundfolder.round_folder(config.folder, number)
     plan = roundfolder.plan(out, config.groups, OVERSAMPLED * config.next_prompts)
     total = 4 + (2 + bool(plan.folds) if plan.rankings else 0)
     recipe, stages = recipe_of(settings.preset, plan), Stages(out, {}, total)
-    before = roundfolder.previous(config.folder, number)
+    before = roundfolder.in_use(config.folder, number)
     work = roundtime.work(
         plan,
         recipe,
@@ -115,9 +125,12 @@ def _train(config: RoundConfig, settings: Settings, number: int) -> dict[str, An
         models=2 + (before is not None) + (plan.rankings is not None),
         response_tokens=settings.max_response_tokens,
     )
-    one = Round(config, number, out, settings, recipe, plan, stages, work, optimises=plan.rankings is not None)
-    (out / roundfolder.QUESTION).unlink(missing_ok=True)
+    return Round(config, number, out, settings, recipe, plan, stages, work, optimises=plan.rankings is not None)
 
+
+def _turn(one: Round) -> dict[str, Any]:
+    config, plan = one.config, one.plan
+    (one.out / roundfolder.QUESTION).unlink(missing_ok=True)
     imitated = imitate(one)
     judged = learn_reward(one, imitated) if plan.rankings else None
     folds = check_reward(one, imitated) if plan.folds else []
@@ -126,14 +139,17 @@ def _train(config: RoundConfig, settings: Settings, number: int) -> dict[str, An
         if not config.collect_more:
             return ask(one, trust)
         one.optimises = False
-        stages.total -= 1
-        del work["ppo_ptx"]
+        one.stages.total -= 1
+        del one.work["ppo_ptx"]
     if judged is not None and one.optimises:
         optimise(one, imitated, judged)
     answers = answer_held_out(one)
-    pool = answer_pool(one)
-    scores = score(one, imitated, judged, answers, pool) if judged is not None else None
-    return conclude(one, trust, answers, pool, scores)
+    scores = score(one, answers, one.plan.heldout) if judged is not None else None
+    told = tell(one, trust, answers, scores)
+    pool = answer_pool(one, told["verdict"]["keep"])
+    if scores is not None:
+        scores |= score(one, [pool], one.plan.pool)
+    return conclude(one, told, answers, pool, scores)
 
 
 def _latest(folder: Path) -> int:
@@ -250,16 +266,18 @@ def answer_held_out(one: Round) -> list[Run]:
     return runs
 
 
-def answer_pool(one: Round) -> Run:
-    """The new policy answers the prompts from which the next ones to rank are chosen, K responses each."""
+def answer_pool(one: Round, keep: str) -> Run:
+    """The policy that stays in use answers the prompts of which the next ones to rank are chosen, K responses each."""
     prompts = len(read_records(Prompt, one.plan.pool))
     count = prompts if one.plan.rankings else min(prompts, one.config.next_prompts)
     k = one.config.k or one.settings.k
-    one.enter("next", f"the new policy gives {k} responses to {count} prompts, to be ranked next")
-    source, name = str(one.out / one.policy), one.newest
+    one.enter("next", f"the {keep} policy gives {k} responses to {count} prompts, to be ranked next")
+    name = one.newest if keep == "new" else one.before[0] if one.before else "base"
+    source = sources(one)[name]
     # Another seed each round: a prompt that comes back gets other responses.
     seed = one.config.seed + 1000 * one.number
-    run = _sample(one, source, one.plan.pool, one.out / "samples", name, k=k, limit=count, seed=seed)
+    out = one.out / ("samples" if keep == "new" else "samples-old")
+    run = _sample(one, source, one.plan.pool, out, name, k=k, limit=count, seed=seed)
     one.stages.leave(run.info["seconds"])
     return run
 
@@ -275,54 +293,53 @@ def _sample(one: Round, model: str, prompts: Path, out: Path, name: str, **chang
 # ---- what came of it -------------------------------------------------------------------------------------------
 
 
-def given(runs: list[Run]) -> Answers:
-    """The responses of samples runs: by model, or by model and k where there are several to a prompt."""
-    found: Answers = {}
-    for run in runs:
-        for row in run.rows("samples.jsonl"):
-            response = from_dict(Response, row["response"])
-            name = f"{response.model}/{row['k']}" if run.config()["k"] > 1 else response.model
-            found.setdefault(row["prompt_id"], {})[name] = response
-    return found
-
-
-def score(one: Round, imitated: Run, judged: Run, answers: list[Run], pool: Run) -> dict[tuple[str, str], float]:
-    """The reward model's score of every answer and of every response in the pool, by (prompt id, name)."""
+def score(one: Round, runs: list[Run], path: Path) -> dict[tuple[str, str], float]:
+    """The reward model's scores of what samples runs answered to the prompts of a file, by (prompt id, name)."""
+    from tutelage import roundresult
     from tutelage.evaluate.judge import score_answers
     from tutelage.model import load
     from tutelage.scalar import load_scalar
 
-    lm = load(str(imitated.path), trainable_layers=judged.config()["trainable_layers"], dtype=one.config.dtype)
+    judged = Run.open(one.out / "reward", "reward")
+    lm = load(str(one.out / "sft"), trainable_layers=judged.config()["trainable_layers"], dtype=one.config.dtype)
     network = load_scalar(judged.intact("model"), lm)
-    scores: dict[tuple[str, str], float] = {}
-    for runs, path in ((answers, one.plan.heldout), ([pool], one.plan.pool)):
-        said = given(runs)
-        prompts = [p for p in read_records(Prompt, path) if p.id in said]
-        scores |= score_answers(lm, network, prompts, said, cut=True)
-    return scores
+    said = roundresult.given(runs)
+    prompts = [p for p in read_records(Prompt, path) if p.id in said]
+    return score_answers(lm, network, prompts, said, cut=True)
 
 
-def conclude(
-    one: Round,
-    trust: dict[str, Any] | None,
-    answers: list[Run],
-    pool: Run,
-    scores: dict[tuple[str, str], float] | None,
-) -> dict[str, Any]:
-    """Write next.jsonl, judge.jsonl, the report and, last, round.json."""
+def offer(one: Round, pool: Run, scores: dict[tuple[str, str], float] | None) -> dict[str, Any]:
+    """Choose what people rank next and write next.jsonl; returns how it was chosen."""
     from tutelage import roundresult
-    from tutelage.roundreport import render_round
 
-    one.enter("report", "write down what it was trained on and what changed")
-    said, offered = given(answers), given([pool])
-    heldout = [p for p in read_records(Prompt, one.plan.heldout) if p.id in said]
+    offered = roundresult.given([pool])
     asked = [p for p in read_records(Prompt, one.plan.pool) if p.id in offered]
     spread = roundresult.spreads(asked, offered, scores)
     chosen = roundfolder.most_spread(asked, spread, one.config.next_prompts) if spread else asked
     roundresult.write_items(one.out / roundfolder.NEXT, chosen, offered, spread)
+    how = roundresult.chosen(chosen, len(asked), spread, one.config.k or one.settings.k)
+    return how | {"policy": pool.config()["name"]}
+
+
+def ask_again(one: Round, told: dict[str, Any]) -> dict[str, Any]:
+    """The other policy of a finished round stays in use: it answers what is ranked next in place of the first one."""
+    one.optimises = told["policy"] == "ppo_ptx"
+    pool = answer_pool(one, one.config.keep)
+    scores = score(one, [pool], one.plan.pool) if told["reward_model"] else None
+    told |= {"next": offer(one, pool, scores)}
+    write_json(one.out / roundfolder.FINISHED, told)
+    return told
+
+
+def tell(
+    one: Round, trust: dict[str, Any] | None, answers: list[Run], scores: dict[tuple[str, str], float] | None
+) -> dict[str, Any]:
+    """What round.json holds, as far as it is known before the next prompts are chosen."""
+    from tutelage import roundresult
+
+    said = roundresult.given(answers)
+    heldout = [p for p in read_records(Prompt, one.plan.heldout) if p.id in said]
     roundresult.write_items(one.out / roundfolder.JUDGE, heldout, said, {})
-    one.stages.leave()
-    one.stages.seconds["total"] = round(sum(one.stages.seconds.values()), 1)
     before = one.before
     found: dict[str, Any] = {
         "round": one.number,
@@ -337,10 +354,22 @@ def conclude(
         "ppo": Run.open(one.out / "ppo_ptx", "ppo").result if one.optimises else None,
         "answers": roundresult.answers(heldout, said, scores),
         "score_change": roundresult.change(heldout, scores, one.newest, before[0] if before else "base"),
-        "next": roundresult.chosen(chosen, len(asked), spread, one.config.k or one.settings.k),
-        "seconds": one.stages.seconds,
-        "plan": one.work,
     }
+    return found | {"verdict": asdict(roundresult.verdict(found))}
+
+
+def conclude(
+    one: Round, told: dict[str, Any], answers: list[Run], pool: Run, scores: dict[tuple[str, str], float] | None
+) -> dict[str, Any]:
+    """Write next.jsonl, policy.json, the report and, last, round.json."""
+    from tutelage.roundreport import render_round
+
+    one.enter("report", "write down what it was trained on and what changed")
+    found = told | {"next": offer(one, pool, scores)}
+    one.stages.leave()
+    one.stages.seconds["total"] = round(sum(one.stages.seconds.values()), 1)
+    found |= {"seconds": one.stages.seconds, "plan": one.work}
+    roundfolder.choose(one.out, told["verdict"]["keep"], "the rule", told["verdict"]["sentence"])
     write_text(one.out / "report.html", render_round(one.out, found))
     write_json(one.out / roundfolder.FINISHED, found)
     return found

@@ -6,6 +6,7 @@
     runs/round-N/stage.json where the round is
     runs/round-N/question.json  why it waits for a person's decision; only while it does
     runs/round-N/next.jsonl, judge.jsonl   what people rank next
+    runs/round-N/policy.json    whether its new or the old policy stays in use, who decided that, and why
     runs/round-N/round.json what it was trained on and what changed; written last
 
 Test prompts never train. Thirty rankings are the normal case, and thirty are too few to put some aside: below
@@ -28,6 +29,7 @@ from tutelage.records import (
     Ranking,
     UserError,
     read_records,
+    write_json,
     write_records,
 )
 
@@ -41,7 +43,7 @@ WATCHED = 6
 HELDOUT = "heldout"
 """The group of labelers whose judgements only ever measure (paper section 3.4)."""
 FINISHED, STAGE, NEXT, JUDGE = "round.json", "stage.json", "next.jsonl", "judge.jsonl"
-QUESTION = "question.json"
+QUESTION, CHOICE = "question.json", "policy.json"
 
 
 def round_folder(folder: Path, number: int) -> Path:
@@ -71,6 +73,24 @@ def previous(folder: Path, number: int) -> tuple[int, dict[str, Any]] | None:
         if found is not None and (round_folder(folder, earlier) / str(found.get("policy")) / "model").is_dir():
             return earlier, found
     return None
+
+
+def in_use(folder: Path, number: int) -> tuple[str, Path] | None:
+    """The policy in use when round `number` begins: its name in answers, and where it is; None for the base model."""
+    found = previous(folder, number)
+    if found is None:
+        return None
+    earlier, told = found
+    own = round_folder(folder, earlier)
+    if (read_json(own / CHOICE) or {}).get("keep") != "old":
+        return f"round-{earlier}/{told['policy']}", own / str(told["policy"])
+    old = told.get("previous")
+    return (str(old), folder / "runs" / str(old)) if old else None
+
+
+def choose(out: Path, keep: str, by: str, why: str) -> None:
+    """Write policy.json: whether the "new" or the "old" policy of a finished round stays in use."""
+    write_json(out / CHOICE, {"keep": keep, "by": by, "why": why})
 
 
 # ---- what trains, what measures --------------------------------------------------------------------------------

@@ -7,13 +7,15 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tutelage.evaluate.calibration import ScoredPair, calibrate
 from tutelage.evaluate.intervals import clustered_mean
 from tutelage.evaluate.text import describe
-from tutelage.records import Prompt, Response, to_dict, write_text
+from tutelage.evaluate.winrate import WinRate
+from tutelage.records import Prompt, Response, from_dict, to_dict, write_text
 from tutelage.roundfolder import ENOUGH_TO_FOLD, Plan
 from tutelage.run import Run
 
@@ -25,6 +27,17 @@ GUESSING = 0.5
 
 Answers = Mapping[str, Mapping[str, Response]]
 Scores = Mapping[tuple[str, str], float]
+
+
+def given(runs: Sequence[Run]) -> dict[str, dict[str, Response]]:
+    """The responses of samples runs: by model, or by model and k where there are several to a prompt."""
+    found: dict[str, dict[str, Response]] = {}
+    for run in runs:
+        for row in run.rows("samples.jsonl"):
+            response = from_dict(Response, row["response"])
+            name = f"{response.model}/{row['k']}" if run.config()["k"] > 1 else response.model
+            found.setdefault(row["prompt_id"], {})[name] = response
+    return found
 
 
 def trained_on(plan: Plan, imitated: Run) -> dict[str, Any]:
@@ -149,6 +162,57 @@ def change(prompts: Sequence[Prompt], scores: Scores | None, new: str, old: str)
         return None
     both = {p.id: scores[p.id, new] - scores[p.id, old] for p in prompts if {(p.id, new), (p.id, old)} <= scores.keys()}
     return (mean(both) or {}) | {"new": new, "old": old} if both else None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What can be said of a round's new policy against the old one. word: better, worse or not told apart; keep: which
+    of the two ("new" or "old") stays in use unless somebody decides otherwise, and follows: that as a sentence."""
+
+    word: str
+    sentence: str
+    keep: str
+    follows: str
+
+
+def verdict(told: Mapping[str, Any], wins: WinRate | None = None) -> Verdict:
+    """The verdict on a finished round (`told`: round.json): by labelers who judged blind where there are any, else by
+    the reward model, which is believed only where it is shown to be better than guessing."""
+    new, old = str(told["newest"]), str(told.get("previous") or "base")
+    trust, change = told.get("reward_model"), told.get("score_change")
+    if wins is not None:
+        rate = wins.rate
+        word = _word(rate.low, rate.high, 0.5) if rate.n >= FEWEST else UNKNOWN
+        by = (
+            f"by labelers who judged blind: preferred in {rate.value:.0%} of {_many(wins.comparisons, 'comparison')} "
+            f"of {_many(rate.n, 'prompt')} (95% interval {rate.low:.0%} to {rate.high:.0%}; 50% is no difference)"
+        )
+    elif trust and trust.get("weak"):
+        word, by = UNKNOWN, "nobody has judged them blind yet, and the reward model is not shown to know better"
+    elif trust and change and change["low"] is not None:
+        word = _word(change["low"], change["high"], 0.0)
+        by = (
+            f"by the reward model: {change['value']:+.2f} in score on {_many(change['n'], 'held-out prompt')} (95% "
+            f"interval {change['low']:+.2f} to {change['high']:+.2f}). It judges what was trained to please it, and no "
+            "person has judged yet"
+        )
+    else:
+        word, by = UNKNOWN, "nobody has judged them blind yet, and nothing else can tell"
+    keep = "old" if word == "worse" else "new"
+    follows = {
+        "better": f"{new} is in use.",
+        "worse": f"{old} stays in use unless somebody decides otherwise.",
+        UNKNOWN: f"{new} is in use all the same, for it learned from more of people's work; {old} can be kept instead.",
+    }
+    relation = f"not told apart from {old}" if word == UNKNOWN else f"{word} than {old}"
+    return Verdict(word, f"{new} is {relation}, {by}.", keep, follows[word])
+
+
+UNKNOWN = "not told apart"
+
+
+def _word(low: float, high: float, equal: float) -> str:
+    return "better" if low > equal else "worse" if high < equal else UNKNOWN
 
 
 def mean(values: Mapping[str, float]) -> dict[str, Any] | None:

@@ -344,6 +344,9 @@ class RoundConfig:
     """Go on to PPO with a reward model that is not shown to be better than guessing; else the round stops and asks."""
     collect_more: bool = False
     """With such a reward model, end the round without PPO: its SFT model answers what people rank next."""
+    keep: Literal["auto", "old", "new"] = "auto"
+    """Which policy of the last finished round stays in use: auto is the new one unless it is worse. Named, a finished
+    round itself (--number) answers what is ranked next by it."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """Compute type."""
     seed: int = 1

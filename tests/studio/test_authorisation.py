@@ -89,6 +89,7 @@ MAY = {
     "POST /rounds/{number}/stop": "a",
     "POST /rounds/{number}/resume": "a",
     "POST /rounds/{number}/decide": "a",
+    "POST /rounds/{number}/keep": "a",
     "GET /rounds/{number}/report": "ra",
     "GET /values": "ra",
     "POST /values/train": "a",

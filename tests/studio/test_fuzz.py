@@ -19,7 +19,7 @@ from tutelage.studio import accounts, queue
 from tutelage.studio.app import COOKIE
 from tutelage.studio.store import Store
 
-TRAINS = ("/rounds", "/rounds/{number}/resume", "/values/train", "/api/playground/answer")
+TRAINS = ("/rounds", "/rounds/{number}/resume", "/rounds/{number}/decide", "/values/train", "/api/playground/answer")
 """They start a process that trains or answers; their refusals are tested where they are."""
 
 

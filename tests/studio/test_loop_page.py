@@ -13,9 +13,10 @@ import sqlalchemy as sa
 from made_studio import Clock, Made, ranking
 from starlette.testclient import TestClient
 
-from tutelage.records import write_json
+from tutelage.records import UserError, write_json
 from tutelage.studio import overview, rounds
 from tutelage.studio.project import Project
+from tutelage.studio.schema import actions
 from tutelage.studio.schema import rounds as table
 from tutelage.studio.security import REPORT_POLICY
 from tutelage.studio.store import Store
@@ -301,6 +302,72 @@ def test_blind_judgements_show_on_both_pages(visit: Visit, made: Made, store: St
     admin = visit("admin")
     assert "67%" in admin.get("/loop").text
     assert "of 3 blind comparisons won against base" in " ".join(admin.get("/rounds/1").text.split())
+
+
+def test_a_question_is_asked_and_the_decision_taken(
+    visit: Callable[[Any], TestClient], made: Made, store: Store, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that ended with a question leaves a round that waits; the choice goes to its config and the audit."""
+    folder = add_round(store, project, state="running")
+    write_json(folder / "question.json", {"round": 1, "question": "It orders 52% as people did <b>."})
+    write_json(folder / "config.json", {"number": 1})
+    monkeypatch.setattr(rounds, "_launch", lambda *_: None)
+    boss = made.account("admin")
+    admin = visit(boss)
+    said = admin.get("/rounds/1").text
+    assert rounds.one(store, 1).state == "waiting"
+    assert (
+        "It orders 52% as people did &lt;b&gt;." in said and "Collect more rankings" in said and "Go on anyway" in said
+    )
+    assert step(admin) == "Round 1 waits for a decision."
+    reviewer = visit("reviewer").get("/rounds/1").text
+    assert "An admin decides." in reviewer and "Go on anyway" not in reviewer
+    with pytest.raises(UserError, match="round 1 is waiting; only the latest round, stopped or failed"):
+        rounds.resume(store, 1, boss)
+    assert admin.post("/rounds/1/decide", data={"choice": "maybe"}).status_code == 400
+    monkeypatch.setattr(rounds, "alive", lambda _: True)
+    assert admin.post("/rounds/1/decide", data={"choice": "collect_more"}, follow_redirects=False).status_code == 303
+    assert json.loads((folder / "config.json").read_text()) == {
+        "number": 1,
+        "accept_weak_reward": False,
+        "collect_more": True,
+    }
+    assert rounds.one(store, 1).state == "running"
+    assert admin.post("/rounds/1/decide", data={"choice": "collect_more"}).status_code == 400
+    assert steps(store) == ["waiting", "collect_more"]
+
+
+def steps(store: Store) -> list[str]:
+    """What the audit log says of rounds, oldest first."""
+    with store.read() as tx:
+        rows = tx.execute(sa.select(actions.c.detail).where(actions.c.what == "round").order_by(actions.c.id)).scalars()
+        return [row["step"] for row in rows]
+
+
+def test_a_finished_round_says_how_it_stands_and_the_old_policy_can_be_kept(
+    visit: Visit, store: Store, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    monkeypatch.setattr(rounds, "_launch", lambda store, number, folder, lock: started.append(number))
+    worse = {"value": -1.5, "low": -2.0, "high": -1.0, "n": 12, "new": "x", "old": "base"}
+    folder = add_round(store, project)
+    tell(folder, score_change=worse)
+    admin = visit("admin")
+    said = " ".join(admin.get("/rounds/1").text.split())
+    assert "The new policy: worse than the old one" in said and "base stays in use unless somebody decides" in said
+    assert "by the reward model: -1.50 in score on 12 held-out prompts" in said and "Use the new policy" in said
+    assert json.loads((folder / "policy.json").read_text())["keep"] == "old" and steps(store) == ["keep-old"]
+    assert "The old policy is in use" in admin.get("/loop").text
+    admin.post("/rounds/1/keep", data={"policy": "new"})
+    assert started == [], "the new policy's answers are up for ranking already"
+    said = " ".join(admin.get("/rounds/1").text.split())
+    assert "<strong>new</strong> policy is in use" in said and "Keep the old policy" in said
+    monkeypatch.setattr(rounds, "alive", lambda _: True)
+    admin.post("/rounds/1/keep", data={"policy": "old"})
+    assert started == [1] and rounds.one(store, 1).state == "running"
+    assert json.loads((folder / "config.json").read_text())["keep"] == "old"
+    assert steps(store) == ["keep-old", "keep-new", "keep-old"]
+    assert admin.post("/rounds/1/keep", data={"policy": "old"}).status_code == 400, "it trains"
 
 
 def test_a_folder_that_is_gone_is_said_and_nothing_breaks(visit: Visit, store: Store, project: Project) -> None:

@@ -242,6 +242,27 @@ def test_answers_all_alike_leave_nothing_to_rank(store: Store, project: Project,
     assert set(taken_in(store)) == {"Round 1: old and new, blind"}
 
 
+def test_answers_of_another_policy_take_the_place_of_those_that_wait(
+    store: Store, project: Project, made: Made
+) -> None:
+    folder = pretend(store, project, made)
+    rounds.settle(store)
+    before = rounds.one(store, 1).settings["batches"]
+    rows = [json.loads(line) for line in (folder / "next.jsonl").read_text().splitlines()]
+    for row in rows:
+        for said in row["responses"]:
+            said |= {"id": said["id"] + "-old", "text": "the old one: " + said["text"], "model": "base"}
+    (folder / "next.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with store.write() as tx:
+        tx.execute(table.update().values(state="running"))
+    rounds.settle(store)
+    after = rounds.one(store, 1).settings["batches"]
+    assert after["judge"] == before["judge"] and after["compare"] != before["compare"]
+    with store.read() as tx:
+        opened = dict(tx.execute(sa.select(batches.c.id, batches.c.open)).tuples().all())
+    assert opened == {before["compare"]: False, after["compare"]: True, before["judge"]: True}
+
+
 def test_a_name_that_is_taken_is_no_obstacle(store: Store, project: Project, made: Made) -> None:
     made.batch(name="Round 1: to rank")
     pretend(store, project, made)

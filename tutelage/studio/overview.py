@@ -12,6 +12,7 @@ from tutelage import roundfolder
 from tutelage.evaluate.winrate import WinRate, win_rate
 from tutelage.records import SPLITS, UserError
 from tutelage.studio import rounds
+from tutelage.studio.decisions import Standing, standing
 from tutelage.studio.harvest import answer_ids, harvest
 from tutelage.studio.rounds import Round
 from tutelage.studio.schema import accounts, answers, batches, items, prompts
@@ -66,6 +67,7 @@ class Overview:
     rounds: list[Round]
     told: dict[int, dict[str, Any]]  # round.json of the finished ones
     wins: dict[int, WinRate]  # new over old policy, by people, blind
+    standing: Standing | None  # of the last finished round
     step: Step
 
     @property
@@ -84,9 +86,11 @@ def overview(store: Store) -> Overview:
     every = rounds.all_rounds(store)
     told = {r.number: found for r in every if r.state == "finished" and (found := result(r))}
     wins = {n: rate for n, found in told.items() if (rate := blind(store, _of(every, n), found))}
+    last = max(told, default=None)
+    stands = standing(store, _of(every, last), told[last], wins.get(last)) if last is not None else None
     with store.read() as tx:
         counts = count(tx, every[0].started if every else 0.0)
-    return Overview(counts, every, told, wins, next_step(counts, every))
+    return Overview(counts, every, told, wins, stands, next_step(counts, every))
 
 
 def result(found: Round) -> dict[str, Any] | None:

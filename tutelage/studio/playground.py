@@ -149,6 +149,15 @@ def finished(project: Project) -> list[int]:
     return sorted(whole, reverse=True)
 
 
+def in_use(project: Project) -> int | None:
+    """The number of the round whose policy is in use: the newest one, unless an older policy was kept. Where that is
+    the base model, which stands beside every round's models, the newest; None where there is no round."""
+    rounds = finished(project)
+    policy = roundfolder.in_use(project.folder, rounds[0] + 1) if rounds else None
+    kept = policy[0].split("/")[0].removeprefix("round-") if policy else ""
+    return next((n for n in rounds if str(n) == kept), rounds[0] if rounds else None)
+
+
 def _told(project: Project, number: int) -> dict[str, Any] | None:
     return roundfolder.read_json(roundfolder.round_folder(project.folder, number) / roundfolder.FINISHED)
 
@@ -220,7 +229,7 @@ def prepare(project: Project, account: str, sent: dict[str, Any]) -> tuple[Sitti
     number, heat = sent.get("round"), sent.get("temperature", 0.7)
     rounds = finished(project)
     if number is None:
-        number = rounds[0] if rounds else None
+        number = in_use(project)
     elif number not in rounds:
         raise FieldError("round", "is no finished round")
     if not isinstance(heat, int | float) or isinstance(heat, bool) or not 0 <= heat <= HOTTEST:

@@ -37,6 +37,7 @@ from tutelage.studio.export import write_round_data
 from tutelage.studio.filing import free_name
 from tutelage.studio.places import log, one_at_a_time
 from tutelage.studio.project import Project
+from tutelage.studio.schema import batches as table
 from tutelage.studio.schema import rounds
 from tutelage.studio.store import Store, Unavailable
 
@@ -142,7 +143,7 @@ def _data(project: Project, number: int) -> Path:
 
 def resume(store: Store, number: int, by: Account) -> None:
     """Go on with a round that was stopped or failed. Raises UserError for any other."""
-    _again(store, number, by, ("stopped", "failed"), "resume", {})
+    again(store, number, by, ("stopped", "failed"), "resume", {})
 
 
 def decide(store: Store, number: int, by: Account, choice: str) -> None:
@@ -150,10 +151,10 @@ def decide(store: Store, number: int, by: Account, choice: str) -> None:
     that a stop later asks nothing again. Raises UserError for a round that does not wait."""
     if choice not in CHOICES:
         raise UserError(f"no choice {choice!r}; one of {', '.join(CHOICES)}")
-    _again(store, number, by, ("waiting",), choice, {name: name == choice for name in CHOICES})
+    again(store, number, by, ("waiting",), choice, {name: name == choice for name in CHOICES})
 
 
-def _again(store: Store, number: int, by: Account, states: tuple[str, ...], step: str, changes: dict[str, Any]) -> None:
+def again(store: Store, number: int, by: Account, states: tuple[str, ...], step: str, changes: dict[str, Any]) -> None:
     """Start the process of a round once more, with changes to its config."""
     found = one(store, number)
     if found.state not in states or number != all_rounds(store)[0].number:
@@ -295,7 +296,10 @@ def _close(store: Store, number: int) -> None:
         if not found.running or alive(found.folder):
             return  # somebody else booked it, or started it again
         now = store.clock()
-        if roundfolder.read_json(found.folder / roundfolder.FINISHED) is not None:
+        detail: dict[str, Any] = {}
+        if (told := roundfolder.read_json(found.folder / roundfolder.FINISHED)) is not None:
+            said = told.get("verdict", {})
+            detail = {name: said[name] for name in ("word", "keep") if name in said}
             try:
                 with tx.begin_nested():
                     made = _take_in(tx, now, found)
@@ -309,17 +313,25 @@ def _close(store: Store, number: int) -> None:
         else:
             values = {"state": "failed", "message": last_words(found.folder)}
         tx.execute(_of(number).values(ended=now, **values))
-        log(tx, now, None, "round", str(number), step=values["state"])
+        log(tx, now, None, "round", str(number), step=values["state"], **detail)
 
 
 def _take_in(tx: Connection, now: float, found: Round) -> dict[str, str]:
-    """The round's responses as batches: {"compare": id, "judge": id}, without those that have nothing to rank."""
-    made = {}
+    """The round's responses as batches: {"compare": id, "judge": id}, without those that have nothing to rank.
+
+    Where it has batches already, another policy has answered what is ranked next: that one's batch takes the place of
+    the old one, which is closed.
+    """
+    made: dict[str, str] = dict(found.settings.get("batches", {}))
+    if "compare" in made:
+        tx.execute(table.update().where(table.c.id == made.pop("compare")).values(open=False))
     overlap = int(found.settings.get("overlap", 1))
     for kind, file, name, mode in (
         ("compare", roundfolder.NEXT, "to rank", "helpful-first"),
         ("judge", roundfolder.JUDGE, "old and new, blind", "truthful-first"),
     ):
+        if kind in made:
+            continue
         entries = batches.worth_ranking(read_items(found.folder / file), kind)
         if entries:
             title = free_name(tx, f"Round {found.number}: {name}")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 from tutelage.records import UserError
-from tutelage.studio import groupmodel, overview, rounds
+from tutelage.studio import decisions, groupmodel, overview, rounds
 from tutelage.studio.app import Runs, Sees, TheProject, TheStore, page
 from tutelage.studio.live import live
 from tutelage.studio.project import Project
@@ -42,6 +42,7 @@ def start(
 ) -> Response:
     """Start the next round."""
     rounds.settle(store)
+    overview.overview(store)  # the policy in use follows the judgements there are when the round starts
     wish = Wish(tuple(groups or ()), k, next_prompts, judge_prompts, overlap)
     if offered and not wish.groups:
         raise UserError("choose at least one group whose rankings train the reward model")
@@ -59,6 +60,7 @@ def show(request: Request, store: TheStore, me: Sees, number: int) -> Response:
     wins = overview.blind(store, found, told) if told else None
     latest = rounds.all_rounds(store)[0].number == number
     values: dict[str, Any] = {"round": found, "live": live(found), "told": told, "wins": wins, "latest": latest}
+    values["standing"] = decisions.standing(store, found, told, wins) if told else None
     return page(request, "round.html", me, **values)
 
 
@@ -101,6 +103,15 @@ def decide(store: TheStore, project: TheProject, me: Runs, number: int, choice: 
     _found(store, number)
     _alone(project)
     rounds.decide(store, number, me, choice)
+    return RedirectResponse(f"/rounds/{number}", 303)
+
+
+@router.post("/rounds/{number}/keep")
+def keep(store: TheStore, project: TheProject, me: Runs, number: int, policy: Annotated[str, Form()]) -> Response:
+    """Choose which policy of a finished round stays in use."""
+    _found(store, number)
+    _alone(project)
+    decisions.keep(store, number, me, policy)
     return RedirectResponse(f"/rounds/{number}", 303)
 
 
