@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 from httpx import Response
 from made_studio import PASSWORD, Made, Visit
@@ -15,6 +16,12 @@ from tutelage.studio.store import Store
 from tutelage.studio.throttle import ACCOUNTS, Attempt, Throttle, device_cookie, device_of, network_of
 
 NEW = "another good one"
+
+
+@pytest.fixture(autouse=True)
+def _quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Argon2 with little memory: here it is the counting that is looked at."""
+    monkeypatch.setattr(accounts, "_hasher", PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
 
 
 @pytest.fixture
