@@ -40,7 +40,8 @@ def serve(
     """Run the studio until it is stopped. Raises UserError for a folder, database or address that cannot be used."""
     from tutelage.studio.intake import first_fill
 
-    public_site(public_url, ""), trusted(proxies)  # wrong words are told before anything is opened
+    public_site(public_url, "")  # wrong words are told before anything is opened
+    believed = trusted(proxies)
     project = open_project(folder)
     store = open_store(url_of(folder, database), patience=PATIENCE)
     ended = threading.Event()
@@ -55,7 +56,8 @@ def serve(
             site = public_site(public_url, f"http://{_name(host)}:{listening.getsockname()[1]}")
             setup = "" if accounts.has_admin(store) else secrets.token_urlsafe(24)
             first = f"{site.url}/setup?token={setup}" if setup else ""
-            _tell_where(site, first, clear=not loopback(host) and not site.origin.startswith("https:"))
+            others = bool(public_url) or not loopback(host)
+            _tell_where(site, first, clear=others and not site.origin.startswith("https:"))
             if browser:
                 threading.Thread(target=_open_soon, args=(first or site.url,), daemon=True).start()
             config = uvicorn.Config(
@@ -65,8 +67,8 @@ def serve(
                 access_log=False,  # it would hold the tokens of invitations and of the setup
                 server_header=False,
                 timeout_graceful_shutdown=GRACE,
-                proxy_headers=bool(proxies),
-                forwarded_allow_ips=trusted(proxies),
+                proxy_headers=bool(believed),
+                forwarded_allow_ips=believed,
             )
             watching = rounds.watch(store, ended)
             with contextlib.suppress(KeyboardInterrupt):  # the ordinary way to stop

@@ -24,6 +24,8 @@ NO_ADMIN = (
     "or make the account there, with `tutelage account FOLDER NAME --role admin`"
 )
 
+TOO_MANY = "too many tries; wait a while, or use a browser that has logged into this account before"
+
 
 def enter(request: Request, store: Store, account: str, token: str, to: str = "/") -> Response:
     """Hand over a session's cookie, remember this browser as one of the account's, and go home."""
@@ -101,7 +103,7 @@ def login(request: Request, store: TheStore, name: Text = "", password: Text = "
     attempt = Attempt(accounts.as_login(name[:200]), throttle.network_of(address), device)
     with limits.turn:
         if limits.blocked(attempt):
-            return page(request, "login.html", status=429, problem="too many tries; wait a minute", typed=name)
+            return page(request, "login.html", status=429, problem=TOO_MANY, typed=name)
         token = accounts.login(store, name, password)
         if token is None:
             limits.fail(attempt)
@@ -132,7 +134,7 @@ def change_password(request: Request, store: TheStore, me: Anyone, present: Text
     limits, attempt = request.app.state.throttle, Attempt(me.name, "", device=f"account:{me.id}")
     with limits.turn:
         if limits.blocked(attempt):
-            return page(request, "account.html", me, 429, problem="too many tries; wait a minute", saved=False)
+            return page(request, "account.html", me, 429, problem=TOO_MANY, saved=False)
         try:
             accounts.change_password(store, me, present, password, request.cookies[COOKIE])
         except Busy:
