@@ -213,8 +213,8 @@ def test_one_id_for_two_texts_gets_two_ids(store: Store, admin: Account) -> None
         ),
         (
             "a.jsonl",
-            b'{"prompt": "x", "more": ' + b"[" * 600 + b'"\\u0000"' + b"]" * 600 + b"}",
-            f"field 'more{'[0]' * 600}' holds a NUL",
+            b'{"prompt": "x", "more": ' + b"[" * 90 + b'"\\u0000"' + b"]" * 90 + b"}",
+            f"field 'more{'[0]' * 90}' holds a NUL",
         ),
         ("a.jsonl", b"{nonsense\n", "a.jsonl, line 1: not valid JSON"),
         ("a.jsonl", b"", "a.jsonl: has no rows"),
@@ -248,6 +248,24 @@ def test_a_known_id_with_another_text_is_refused(store: Store, admin: Account) -
     intake.bring_in(store, admin, "a.jsonl", jsonl({"id": "x", "text": "one"}))
     with pytest.raises(UserError, match=r"b.jsonl: prompt id 'x' is used for two different texts"):
         intake.bring_in(store, admin, "b.jsonl", jsonl({"id": "x", "text": "two"}))
+
+
+def test_a_rows_own_split_stays_and_what_goes_with_prompts_is_told(store: Store, admin: Account) -> None:
+    pair = {"chosen": "A tope.", "rejected": "An ox."}
+    content = jsonl(
+        *({"prompt": f"Name fish {s}.", "split": s, **pair} for s in ("val", "TEST", "train")),
+        {"prompt": "name FISH train.", "split": "train", **pair},
+    )
+    done = intake.bring_in(store, admin, "mine.jsonl", content)
+    with store.read() as tx:
+        found = dict(tx.execute(sa.select(prompts.c.text, prompts.c.split)).all())
+    assert found == {"Name fish val.": "valid", "Name fish TEST.": "test", "Name fish train.": "train"}
+    assert "1 ranking dropped with their prompts: 1 duplicate" in done.notes
+    again = intake.bring_in(store, admin, "mine.jsonl", content)
+    assert "3 here already" in again.notes
+    assert "3 rankings were here already, or twice in the file: left out" in again.notes
+    with pytest.raises(UserError, match=r"mine.jsonl: prompt .* is marked 'test', but it is in 'train' already"):
+        intake.bring_in(store, admin, "mine.jsonl", jsonl({"prompt": "Name fish train.", "split": "test"}))
 
 
 # ---- the folder ------------------------------------------------------------------------------------------------
@@ -336,8 +354,8 @@ def test_the_pages_tell_what_was_dropped(visit: Visit) -> None:
     )
     page = admin.post("/prompts/import", files={"file": ("mine.jsonl", content)})
     assert page.status_code == 200
-    assert "same beginning as" in page.text
-    assert "1 row with the words of another prompt" in page.text
+    assert "same words as" in page.text
+    assert "1 row: the words of another prompt: taken once" in page.text
     assert "<b>One" not in page.text
     listed = admin.get("/prompts", params={"words": "<b>one"})
     assert "1 prompt" in listed.text
@@ -347,6 +365,19 @@ def test_the_pages_tell_what_was_dropped(visit: Visit) -> None:
     assert "mine.jsonl, line 1: not valid JSON" in wrong.text
     assert admin.get("/prompts/import/nothing").status_code == 404
     assert admin.get("/prompts/no/such/prompt").status_code == 404
+
+
+def test_the_form_leaves_columns_out(visit: Visit) -> None:
+    admin = visit("admin")
+    content = jsonl({"prompt": "Say hello", "response_1": "Hello.", "response_2": "No.", "winner": 1})
+    files = {"file": ("mine.jsonl", content)}
+    wrong = admin.post("/prompts/import", files=files, data={"ignore": "winner"})
+    assert wrong.status_code == 400
+    assert "--ignore response_1 response_2 (in the studio: Columns to leave out)" in wrong.text
+    assert 'value="winner"' in wrong.text
+    page = admin.post("/prompts/import", files=files, data={"ignore": "response_1, response_2,winner"})
+    assert page.status_code == 200
+    assert "1</strong> prompt kept" in page.text
 
 
 def test_the_form_writes_prompts(visit: Visit) -> None:
