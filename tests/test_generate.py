@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from tutelage.cache import StaticCache
 from tutelage.data.batches import pack
 from tutelage.generate import BLOCK, Decoder, PackedLinear, Sampled, draw, pad_left
+from tutelage.generate import pack as pack_weights
 from tutelage.losses import token_logprobs
 from tutelage.model import Lm, Top, TrainableLayers, load
 from tutelage.records import UserError
@@ -507,3 +508,15 @@ def test_sampling_follows_the_models_own_distribution(tiny_model_dir: TinyModel)
     statistic = ((counts[common] - expected[common]) ** 2 / expected[common]).sum().item()
     assert common.sum() > 30
     assert stats.chi2.sf(statistic, int(common.sum())) > 1e-3
+
+
+def test_a_linear_layer_with_a_forward_of_its_own_is_not_packed() -> None:
+    class Router(nn.Linear):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            found = super().forward(x)
+            return found, found.argmax(-1)
+
+    router = nn.Sequential(Router(8, 4))
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    found = pack_weights(router, 3)(x)
+    assert torch.equal(found[1], router(x)[1])

@@ -683,13 +683,13 @@ EAGER_WRONGS = [  # what our attention does not compute; each opens well without
 ]
 LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
 UNFIT = [
-    ("bloom", {"n_layer": 2, "n_head": 4}, "max_position_embeddings"),
+    ("bloom", {"n_layer": 2, "n_head": 4}, "cannot be run by Tutelage"),
     ("mamba", {"state_size": 8}, "layers that Tutelage cannot run"),
     ("qwen3_next", {**LINEAR, "num_experts": 2, "moe_intermediate_size": 16}, "linear_attention"),
     ("minimax", {"num_local_experts": 2, "num_experts_per_tok": 1}, "linear_attention"),
     ("lfm2", {"full_attn_idxs": [1], "block_auto_adjust_ff_dim": False}, "conv"),
-    ("falcon", {"multi_query": True}, "attention cannot be replaced"),
-    ("mpt", {"n_layers": 2, "n_heads": 4, "d_model": 32}, "max_position_embeddings"),
+    ("gptj", {"n_layer": 2, "n_head": 4, "rotary_dim": 4}, "attention cannot be replaced"),
+    ("mpt", {"n_layers": 2, "n_heads": 4, "d_model": 32}, "no final norm"),
 ]
 TINY = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 

@@ -57,7 +57,7 @@ def pack(module: nn.Module, rows: int, kept: dict[int, nn.Module] | None = None)
     """A view of `module` whose CPU linears are packed for about `rows` rows; `kept` holds those already done."""
     if kept is not None and id(module) in kept:
         return kept[id(module)]
-    if isinstance(module, nn.Linear):
+    if type(module) is nn.Linear:  # a subclass computes something of its own (Phi-MoE's router)
         fits = module.weight.device.type == "cpu" and lays_out(module.weight.dtype)
         return PackedLinear(module, rows) if fits else module
     view = copy.copy(module)
