@@ -259,7 +259,7 @@ def test_answers_of_another_policy_take_the_place_of_those_that_wait(
     after = rounds.one(store, 1).settings["batches"]
     assert after["judge"] == before["judge"] and after["compare"] != before["compare"]
     with store.read() as tx:
-        opened = dict(tx.execute(sa.select(batches.c.id, batches.c.open)).tuples().all())
+        opened = {row.id: row.open for row in tx.execute(sa.select(batches.c.id, batches.c.open))}
     assert opened == {before["compare"]: False, after["compare"]: True, before["judge"]: True}
 
 
