@@ -23,6 +23,8 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("parquet", "studio", "postgres")
 
+FEW_TESTS = ("tests/conftest.py", "tests/tinymodels.py", "tests/test_advantages.py")
+
 KEPT = {"train": 8, "valid": 2, "test": 3}
 """Prompts of the embedded workflow that the small copy keeps, with their demonstrations."""
 
@@ -102,7 +104,7 @@ def checkout(folder: Path, *, small: bool) -> Path:
     Its tests are those of one file: `make test` is tried, not everything tested again.
     """
     for name in tracked():
-        if not name.startswith("tests/") or name == "tests/test_advantages.py":
+        if not name.startswith("tests/") or name in FEW_TESTS:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     if small:
