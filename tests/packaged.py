@@ -23,6 +23,9 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ("parquet", "studio", "postgres")
 
+FEW_TESTS = ("tests/conftest.py", "tests/tinymodels.py", "tests/test_advantages.py")
+"""What a copy of the checkout has of the tests: `make test` is tried there, not everything tested again."""
+
 KEPT = {"train": 8, "valid": 2, "test": 3}
 """Prompts of the embedded workflow that the small copy keeps, with their demonstrations."""
 
@@ -97,12 +100,9 @@ def tracked(folder: str = ".") -> list[str]:
 
 
 def checkout(folder: Path, *, small: bool) -> Path:
-    """A copy of this tree as a clone would have it, set up by hand where `make` would download packages.
-
-    Its tests are those of one file: `make test` is tried, not everything tested again.
-    """
+    """A copy of this tree as a clone would have it, with few tests, set up where `make` would download packages."""
     for name in tracked():
-        if not name.startswith("tests/") or name == "tests/test_advantages.py":
+        if not name.startswith("tests/") or name in FEW_TESTS:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     if small:

@@ -33,7 +33,7 @@ def run(
     """
     mine, theirs = pty.openpty()
     process = subprocess.Popen(
-        ["bash", "--noprofile", "--norc", "-c", PREAMBLE + script],
+        ["bash", "--noprofile", "--norc", "-c", f"{PREAMBLE}{script}\nexit 0"],
         cwd=folder,
         env=dict(environment),
         stdin=theirs,

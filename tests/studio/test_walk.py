@@ -52,20 +52,28 @@ def begin_a_round(page: Page, home: str) -> None:
     fits(page)
 
 
+def on_first_screen(page: Page) -> None:
+    """The prompt and every response that is shown begin where nobody has to scroll."""
+    height = page.evaluate("window.innerHeight")
+    for part in page.locator(".asked, article.response:visible").all():
+        box = part.bounding_box()
+        assert box is not None and 0 <= box["y"] < height, "something to be read is below the first screen"
+
+
 def rank(page: Page) -> None:
-    """Rank everything there is to rank, by keyboard: prompt and responses are on the first screen."""
+    """Rank everything there is to rank, by keyboard."""
     press(page, "Rank the next ones")
     for _ in range(3):
         expect(page.locator("#status")).not_to_have_text("opening…")
         fits(page)
-        height = page.evaluate("window.innerHeight")
-        for part in page.locator("article.response").all():
-            box = part.bounding_box()
-            assert box is not None and box["y"] < height, "a response is below the first screen"
+        on_first_screen(page)
         count = page.locator("article.response").count()
         for mark in range(count):
             page.keyboard.press(str(7 - mark))
             page.keyboard.press("Enter")
+        expect(page.locator("article.response:visible")).to_have_count(count)  # side by side
+        page.evaluate("window.scrollTo(0, 0)")
+        on_first_screen(page)
         for place in range(count):
             page.keyboard.press(str(1 + place))
         before = page.url.split("#")[0]
