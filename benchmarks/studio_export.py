@@ -85,9 +85,10 @@ def main() -> None:
     given = arguments(__doc__, comparisons=(50_000, "how many"), k=(2, "responses ranked"), twice=(0, "1: compare"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        filled = run("fill", url_of(folder), str(given.comparisons), str(given.k))
+        url = str(url_of(folder))
+        filled = run("fill", url, str(given.comparisons), str(given.k))
         outs = [folder / "one", folder / "two"][: 1 + bool(given.twice)]
-        results = [run("export", url_of(folder), str(out)) for out in outs]
+        results = [run("export", url, str(out)) for out in outs]
         digests = [{p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.iterdir())} for out in outs]
         size = sum(p.stat().st_size for p in outs[0].iterdir())
     found = results[0] | {"filled": filled, "bytes": size, "same_bytes": all(d == digests[0] for d in digests)}

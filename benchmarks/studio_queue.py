@@ -152,7 +152,7 @@ def measure(url: str, given: Any) -> dict[str, Any]:
     """One database under load."""
     with tempfile.TemporaryDirectory() as folder:
         project = init(Path(folder) / "studio", name="Benchmark")
-        url = url or url_of(project.folder)
+        url = url or str(url_of(project.folder))
         store = open_store(url)
         people = fill(store, given.items, given.labelers, overlap=3)
         with running(project.folder, url) as server:

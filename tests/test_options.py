@@ -52,7 +52,7 @@ OPTIONS = {
     "StudioWords": "folder host port no_browser database public_url trusted_proxies",
     "AccountWords": "folder name role team reset database",
     "BackupWords": "folder file database",
-    "RestoreWords": "folder file database",
+    "RestoreWords": "folder file unverified database",
     "CheckWords": "folder database",
     "ExportWords": "folder out labels groups seed database",
 }

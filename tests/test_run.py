@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,6 +105,24 @@ def test_another_config_is_refused_and_the_field_named(folder: Path) -> None:
     begun(folder)
     refused(lambda: Run.start(folder, "sft", replace(Config(), lr=0.2)), "lr=0.1", "0.2")
     assert not Run.start(folder, "sft", Config()).finished
+
+
+@pytest.mark.parametrize("act", [shutil.move, shutil.copytree], ids=["moved", "copied"])
+def test_a_folder_of_runs_may_be_moved_or_copied(tmp_path: Path, act: Callable[[Path, Path], object]) -> None:
+    """The run that resumes, and whoever reads it, find what lay beside it beside it: never in the place of before."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    for where in ("data", "other"):
+        (old / where).mkdir(parents=True)
+        (old / where / "rows.jsonl").write_text("{}\n")
+    rows = old / "data" / "rows.jsonl"
+    begun(old / "runs" / "a", Reading(out=old / "runs" / "a", prompts=rows), rows=rows)
+    act(old, new)
+    rows = new / "data" / "rows.jsonl"
+    run = Run.start(new / "runs" / "a", "sft", Reading(out=new / "runs" / "a", prompts=rows), parents={"rows": rows})
+    assert run.rows("metrics.jsonl") == [{"step": 0}]
+    assert run.parent("rows") == rows == run.located(run.config()["prompts"])
+    other = Reading(out=new / "runs" / "a", prompts=new / "other" / "rows.jsonl")
+    refused(lambda: Run.start(new / "runs" / "a", "sft", other), "was started with prompts=", "other")
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,8 @@ class Run:
             )
         held = self.config()
         for name in sorted((set(held) | set(fields)) - {"out"}):  # the folder itself may have been moved
-            if not (_alike(held.get(name), fields.get(name)) or self._same_dtype(name, fields)):
+            same = _alike(held.get(name), fields.get(name)) or self._is_beside(held.get(name), fields.get(name))
+            if not (same or self._same_dtype(name, fields)):
                 raise UserError(
                     f"{self.path}: was started with {name}={held.get(name)!r}, now {fields.get(name)!r}; "
                     "repeat the first command to resume, or name another folder"
@@ -157,7 +158,26 @@ class Run:
 
     def parent(self, name: str) -> Path:
         """Path of a parent run by its role."""
-        return Path(self.info["parents"][name]["path"])
+        return self.located(self.info["parents"][name]["path"])
+
+    def located(self, recorded: str) -> Path:
+        """Where a path that this run recorded leads now.
+
+        A folder may have been moved or copied with all its runs. What stands to this run as it stood when it was
+        recorded is the same, and is never looked for in the place of before.
+        """
+        out = str(self.config().get("out", ""))
+        if os.path.isabs(recorded) and os.path.isabs(out):
+            here = Path(os.path.normpath(self.path.absolute() / os.path.relpath(recorded, out)))
+            if here.exists():
+                return here
+        return Path(recorded)
+
+    def _is_beside(self, recorded: Any, path: Any) -> bool:
+        """Whether a path is what a recorded one leads to now."""
+        if not isinstance(recorded, str) or not isinstance(path, str) or not os.path.isabs(recorded):
+            return False
+        return Path(path).exists() and self.located(recorded).resolve() == Path(path).resolve()
 
     def intact(self, name: str) -> Path:
         """A file or folder of the run. Raises UserError where a finished run's is not what it was when it finished."""

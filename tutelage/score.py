@@ -36,7 +36,7 @@ def open_reward(path: Path, lm: Lm | None = None) -> tuple[Lm, ScalarHead]:
     """A finished reward run, on an open model of the same tokenizer, or on the one it was trained from."""
     run = Run.open(path, "reward")
     held = run.config()
-    opened = lm if lm is not None else load(held["model"], dtype=held["dtype"])
+    opened = lm if lm is not None else load(run.located(held["model"]), dtype=held["dtype"])
     return opened, load_scalar(run.intact("model"), opened)
 
 

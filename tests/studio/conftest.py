@@ -88,6 +88,15 @@ def postgres_again(empty_postgres: Callable[[], str]) -> Callable[[], str]:
     return empty
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """A function that gives the URL of a database with nothing in it at all."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("empty_postgres")  # type: ignore[no-any-return]
+    numbers = iter(range(100))
+    return lambda: f"sqlite:///{tmp_path / f'empty-{next(numbers)}.db'}"
+
+
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite database of today's schema with nothing in it; tests use copies."""
@@ -114,9 +123,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def store(database: str, clock: Clock) -> Iterator[Store]:
-    """A fresh database, opened."""
-    opened = open_store(database, clock)
+def store(database: str, clock: Clock, tmp_path: Path) -> Iterator[Store]:
+    """A fresh database, opened; the studio's folder is the one of `project`."""
+    opened = open_store(database, clock, folder=tmp_path / "studio")
     yield opened
     opened.close()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -18,19 +21,21 @@ from made_studio import Made, Visit, ranking
 from tutelage.data import sources
 from tutelage.records import Demonstration, Prompt, Ranking, UserError, read_records
 from tutelage.studio import export as export_module
-from tutelage.studio import intake, queue
+from tutelage.studio import groupmodel, intake, overview, queue
 from tutelage.studio.export import export, shuffled, write_round_data
-from tutelage.studio.harvest import pseudonym
+from tutelage.studio.harvest import pseudonym, verdicts
 from tutelage.studio.ids import new_id
+from tutelage.studio.outfolder import whole
 from tutelage.studio.project import init
 from tutelage.studio.schema import actions, answers, votes
-from tutelage.studio.store import Store
+from tutelage.studio.store import Store, open_store, url_of
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "studio_export.py"
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def rows(path: Path) -> list[Any]:
@@ -107,32 +112,35 @@ def test_everything_goes_out_as_records(store: Store, worked: dict[str, str], tm
 
 
 def test_pairs_of_one_item_share_their_group(store: Store, worked: dict[str, str], tmp_path: Path) -> None:
-    export(store, tmp_path)
-    pairs = rows(tmp_path / "preferences.jsonl")
+    out = tmp_path / "out"
+    export(store, out)
+    pairs = rows(out / "preferences.jsonl")
     groups: dict[str, set[str]] = {}
     for pair in pairs:
         groups.setdefault(pair["group_id"], set()).add(pair["prompt_id"])
     assert all(len(prompts) == 1 for prompts in groups.values())
     assert sorted(sum(pair["group_id"] == name for pair in pairs) for name in groups) == [2, 3]
-    assert sources.load(tmp_path / "preferences.jsonl").shape == "TRL preference"  # ours come back in
+    assert sources.load(out / "preferences.jsonl").shape == "TRL preference"  # ours come back in
 
 
 def test_parquet_holds_the_same_rows(store: Store, worked: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
     parquet = pytest.importorskip("pyarrow.parquet")
-    export(store, tmp_path)
+    export(store, out)
     for name in ("preferences", "demonstrations"):
-        assert parquet.read_table(tmp_path / f"{name}.parquet").to_pylist() == rows(tmp_path / f"{name}.jsonl")
+        assert parquet.read_table(out / f"{name}.parquet").to_pylist() == rows(out / f"{name}.jsonl")
 
 
 def test_parquet_is_written_a_row_group_at_a_time(
     store: Store, worked: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    out = tmp_path / "out"
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(export_module, "GROUP", 2)
-    export(store, tmp_path)
-    file = parquet.ParquetFile(tmp_path / "preferences.parquet")
+    export(store, out)
+    file = parquet.ParquetFile(out / "preferences.parquet")
     assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [2, 2, 1]
-    assert file.read().to_pylist() == rows(tmp_path / "preferences.jsonl")
+    assert file.read().to_pylist() == rows(out / "preferences.jsonl")
 
 
 def test_without_pyarrow_the_rest_goes_out(
@@ -141,9 +149,9 @@ def test_without_pyarrow_the_rest_goes_out(
     export(store, tmp_path / "all")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     export(store, tmp_path / "plain")
-    plain, whole = digests(tmp_path / "plain"), digests(tmp_path / "all")
-    assert set(whole) - set(plain) == {"preferences.parquet", "demonstrations.parquet"}
-    assert {name for name in plain if plain[name] != whole[name]} == {"README.md"}
+    plain, everything = digests(tmp_path / "plain"), digests(tmp_path / "all")
+    assert set(everything) - set(plain) == {"preferences.parquet", "demonstrations.parquet"}
+    assert {name for name in plain if plain[name] != everything[name]} == {"README.md", "manifest.json"}
     assert ".parquet" not in (tmp_path / "plain" / "README.md").read_text()
 
 
@@ -152,20 +160,121 @@ def test_an_older_export_leaves_nothing_behind(
 ) -> None:
     """Votes that were asked for once must not lie beside rankings that came later, nor tables of older rows."""
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "notes.txt").write_text("mine")
     export(store, out, playground=True)
+    (out / "notes.txt").write_text("mine")  # what no export wrote stays
+    (out / "more").mkdir()
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     export(store, out)
-    found = {path.name for path in out.iterdir()}
-    assert found == {
-        "README.md",
-        "demonstrations.jsonl",
-        "notes.txt",
-        "preferences.jsonl",
-        "prompts.jsonl",
-        "rankings.jsonl",
-    }
+    names = ("README.md", "demonstrations.jsonl", "preferences.jsonl", "prompts.jsonl", "rankings.jsonl")
+    assert {path.name for path in out.iterdir()} == {*names, "manifest.json", "notes.txt", "more"}
+    assert set(json.loads((out / "manifest.json").read_text())["files"]) == set(names)
+
+
+# ---- what is not its own -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["README.md", "rankings.jsonl", "votes.jsonl", "project.json", "manifest.json"])
+def test_a_folder_with_anything_of_others_is_left_alone(store: Store, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / name).write_text("{}")
+    with pytest.raises(UserError, match=f"mine: holds {name} and is no earlier export; name a new folder"):
+        export(store, out, playground=True)
+    assert [path.name for path in out.iterdir()] == [name] and (out / name).read_text() == "{}"
+
+
+def test_a_studios_own_folder_is_left_alone(store: Store, tmp_path: Path) -> None:
+    folder = init(tmp_path / "support", source="support").folder
+    before = digests(folder)
+    with pytest.raises(UserError, match="is no earlier export"):
+        export(store, folder)
+    assert digests(folder) == before
+    export(store, folder / "out dir")  # a folder within it is one like any other
+
+
+def test_what_was_changed_in_an_export_or_added_to_it_is_not_replaced(store: Store, made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(store, out)
+    made.prompts(1)
+    (out / "votes.jsonl").write_text("mine")
+    before = digests(out)
+    with pytest.raises(UserError, match=r"votes\.jsonl: is in the way, and no export wrote it"):
+        export(store, out, playground=True)
+    assert digests(out) == before
+    (out / "README.md").write_text("my own words")
+    with pytest.raises(UserError, match=r"README\.md: was changed since it was exported; move it away"):
+        export(store, out)
+    (out / "README.md").unlink()
+    assert export(store, out)["prompts"] == 1
+    assert (out / "votes.jsonl").read_text() == "mine" and (out / "README.md").exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tutelage.studio import export, outfolder
+from tutelage.studio.store import open_store, url_of
+module, name, at = {"writing": (export, "_write_votes", 1), "moving": (outfolder.os, "replace", 5)}[sys.argv[2]]
+real, calls = getattr(module, name), []
+def dies(*given):
+    calls.append(given)
+    if len(calls) == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*given)
+setattr(module, name, dies)
+export.export(open_store(url_of(Path(sys.argv[1]))), Path(sys.argv[1]) / "out", playground=True)
+"""
+
+
+@pytest.mark.parametrize("when", ["writing", "moving"])
+def test_an_export_that_is_killed_leaves_the_one_before(migrated_file: Path, tmp_path: Path, when: str) -> None:
+    shutil.copy(migrated_file, tmp_path / "studio.db")
+    out = tmp_path / "out"
+    with contextlib.closing(open_store(url_of(tmp_path))) as store:
+        made = Made(store)
+        made.prompts(2)
+        export(store, out)
+        before = digests(out)
+        made.prompts(2)
+        done = subprocess.run([sys.executable, "-c", KILLED, tmp_path, when], capture_output=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        if when == "writing":
+            assert digests(out) == before
+        export(store, out)  # and the next one clears away what was left
+        assert not list(out.glob(".*")) and "votes.jsonl" not in digests(out)
+        export(store, tmp_path / "other")
+        assert digests(out) == digests(tmp_path / "other") != before
+
+
+def test_two_exports_into_one_folder_wait_for_each_other(store: Store, tmp_path: Path) -> None:
+    with whole(tmp_path / "out"), pytest.raises(UserError, match="another export is writing into it"):
+        export(store, tmp_path / "out")
+
+
+# ---- whose group ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("role", "team"), [("labeler", "south"), ("heldout", "heldout")])
+def test_a_change_of_group_leaves_earlier_answers_in_theirs(
+    store: Store, made: Made, worked: dict[str, str], visit: Visit, tmp_path: Path, role: str, team: str
+) -> None:
+    export(store, tmp_path / "before", kinds=("compare", "judge"))
+    fields = {"role": role, "team": team, "active": "true"}
+    for who in ("one", "two"):
+        assert visit("admin").post(f"/people/{worked[who]}", data=fields).status_code == 200
+    export(store, tmp_path / "after", kinds=("compare", "judge"))
+    assert digests(tmp_path / "after") == digests(tmp_path / "before")
+    assert export(store, tmp_path / "north", teams=["north"])["rankings"] == 1
+    assert {r.group for r in verdicts(store)} == {"training", "north", "heldout"}
+    assert set(groupmodel.compared(store)) == {"training", "north", groupmodel.JUDGED}
+    with store.read() as tx:
+        assert overview.count(tx, 0.0).groups == {"north": 1, "training": 2}
+        seen = {row.team for row in tx.execute(sa.text("SELECT team FROM rankings"))}
+    assert seen == {"training", "north", "heldout"}
+    kind = "judge" if role == "heldout" else "compare"
+    made.filled(kind, 1, k=2)
+    made.answer(worked["one"], kind, ranking(2))
+    assert sorted(r.group for r in verdicts(store) if r.labeler == worked["one"]) == sorted(["training"] * 2 + [team])
 
 
 def test_the_same_database_and_seed_give_the_same_bytes(store: Store, made: Made, tmp_path: Path) -> None:
@@ -200,9 +309,10 @@ def test_judgements_go_out_only_when_asked_for(store: Store, worked: dict[str, s
 
 
 def test_a_group_alone(store: Store, worked: dict[str, str], tmp_path: Path) -> None:
-    counts = export(store, tmp_path, teams=("north",))
+    out = tmp_path / "out"
+    counts = export(store, out, teams=("north",))
     assert (counts["rankings"], counts["demonstrations"], counts["labelers"]) == (1, 1, 1)
-    assert "north" in (tmp_path / "README.md").read_text()
+    assert "north" in (out / "README.md").read_text()
 
 
 def test_votes_go_out_only_when_asked_for(store: Store, worked: dict[str, str], tmp_path: Path) -> None:
@@ -220,6 +330,7 @@ def test_votes_go_out_only_when_asked_for(store: Store, worked: dict[str, str], 
 
 
 def test_the_latest_revision_counts_and_the_audit_log_agrees(store: Store, made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     labeler = made.account()
     made.filled("compare", 3, k=2)
     task = queue.claim(store, labeler.id, "compare")
@@ -227,9 +338,9 @@ def test_the_latest_revision_counts_and_the_audit_log_agrees(store: Store, made:
     queue.submit(store, labeler.id, task, made.key(), ranking(2, [1, 2]), 5.0)
     queue.submit(store, labeler.id, task, made.key(), ranking(2, [2, 1]), 5.0)
     made.answer(labeler.id)
-    counts = export(store, tmp_path)
+    counts = export(store, out)
     assert counts["rankings"] == 2
-    assert sorted(row["ranks"] for row in rows(tmp_path / "rankings.jsonl")) == [[1, 2], [2, 1]]
+    assert sorted(row["ranks"] for row in rows(out / "rankings.jsonl")) == [[1, 2], [2, 1]]
     with store.read() as tx:
         logged = dict(tx.execute(sa.select(actions.c.what, sa.func.count()).group_by(actions.c.what)).all())
         held = tx.execute(sa.select(sa.func.count()).select_from(answers)).scalar_one()
@@ -248,9 +359,10 @@ def test_an_answer_the_audit_log_does_not_know_stops_the_export(store: Store, ma
 
 
 def test_an_empty_studio_goes_out_too(store: Store, tmp_path: Path) -> None:
-    counts = export(store, tmp_path)
+    out = tmp_path / "out"
+    counts = export(store, out)
     assert not any(counts.values())
-    assert "0 prompts" in (tmp_path / "README.md").read_text()
+    assert "0 prompts" in (out / "README.md").read_text()
 
 
 def test_a_folder_that_cannot_be_written_is_said(store: Store, tmp_path: Path) -> None:
@@ -260,12 +372,13 @@ def test_a_folder_that_cannot_be_written_is_said(store: Store, tmp_path: Path) -
 
 
 def test_round_data_trains_and_nothing_else(store: Store, worked: dict[str, str], tmp_path: Path) -> None:
-    found = write_round_data(store, tmp_path)
+    out = tmp_path / "out"
+    found = write_round_data(store, out)
     assert set(found) == {"prompts", "demonstrations", "rankings"}
     assert len(read_records(Ranking, found["rankings"])) == 3
     assert len(read_records(Demonstration, found["demonstrations"])) == 3
     assert len(read_records(Prompt, found["prompts"])) == 5
-    north = write_round_data(store, tmp_path, teams=["north"])
+    north = write_round_data(store, out, teams=["north"])
     assert {r.group for r in read_records(Ranking, north["rankings"])} == {"north"}
     assert len(read_records(Demonstration, north["demonstrations"])) == 2  # everybody's, but not the edit of a ranking
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tutelage.records import Demonstration, Prompt, UserError, read_records
-from tutelage.studio.project import GUIDELINES, init, open_project
+from tutelage.studio.project import FILE, GUIDELINES, init, open_project
 
 
 def test_an_empty_studio_has_its_settings_and_guidelines(tmp_path: Path) -> None:
@@ -50,6 +50,18 @@ def test_words_that_make_no_studio_leave_nothing_behind(tmp_path: Path, words: d
     with pytest.raises(UserError, match=said):
         init(tmp_path / "s", **words)
     assert not (tmp_path / "s" / "project.json").exists()
+
+
+def test_a_model_within_the_studio_goes_where_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "s" / "base").mkdir(parents=True), (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    init(Path("s"), model="s/base")
+    assert json.loads((tmp_path / "s" / FILE).read_text())["model"] == "base"
+    (tmp_path / "s").rename(tmp_path / "t")
+    assert open_project(tmp_path / "t").settings.model == str(tmp_path / "t" / "base")
+    init(Path("u"), model="other")
+    monkeypatch.chdir("/")
+    assert open_project(tmp_path / "u").settings.model == str(tmp_path / "other")
 
 
 GOOD: dict[str, Any] = {"name": "Harbour"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from tutelage.studio.project import Project, open_project
 from tutelage.studio.rounds import Wish
 from tutelage.studio.schema import batches, items, responses
 from tutelage.studio.schema import rounds as table
-from tutelage.studio.store import Store, Unavailable
+from tutelage.studio.store import Store, Unavailable, open_store, url_of
 
 TinyModel = Callable[[str], Path]
 PATIENCE = 240.0
@@ -191,6 +192,41 @@ def test_what_a_child_cannot_do_is_one_line(store: Store, tiny: Project, made: M
     assert found.message.endswith("no demonstration outside the test split; write some first")
     with pytest.raises(UserError, match="round 1 is not training"):
         rounds.stop(store, 1, boss)
+
+
+# ---- a studio that was moved or copied -------------------------------------------------------------------------
+
+
+def test_rounds_lie_where_the_studio_lies_now(store: Store, project: Project, made: Made) -> None:
+    """Databases of earlier versions hold the path of the place where a round was started."""
+    folder = pretend(store, project, made, state="finished")
+    (folder / "report.html").write_text("a report")
+    project.folder.rename(project.folder.with_name("moved"))
+    store.folder = project.folder.with_name("moved")
+    found = rounds.one(store, 1)
+    assert found.folder == store.folder / "runs" / "round-1" and (found.folder / "report.html").is_file()
+
+
+def test_a_copied_studio_never_trains_in_the_original(tmp_path: Path, tiny: Project, migrated_file: Path) -> None:
+    """Its round was started by an earlier version: the database and config.json name the original."""
+    shutil.copy(migrated_file, tiny.folder / "studio.db")
+    with contextlib.closing(open_store(url_of(tiny.folder))) as store:
+        made = Made(store)
+        boss = made.account("admin")
+        written(made)
+        folder = pretend(store, tiny, made, state="stopped")
+        (folder / "round.json").unlink()
+        write_json(folder / "config.json", {"folder": str(tiny.folder), "number": 1, "judge_prompts": 2})
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny.folder, copy)
+    before = {path: path.stat().st_mtime_ns for path in tiny.folder.rglob("*")}
+    with contextlib.closing(open_store(url_of(copy))) as store:
+        rounds.resume(store, 1, boss)
+        try:
+            until(lambda: (copy / "runs" / "round-1" / "sft" / "run.json").exists())
+        finally:
+            end_all(store)
+    assert {path: path.stat().st_mtime_ns for path in tiny.folder.rglob("*")} == before
 
 
 # ---- from what is on the disk ----------------------------------------------------------------------------------

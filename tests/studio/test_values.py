@@ -17,6 +17,7 @@ from made_studio import Made, Visit, ranking
 from starlette.testclient import TestClient
 
 from tutelage.records import Ranking, Response, UserError, read_records
+from tutelage.settings import RewardConfig
 from tutelage.studio import accounts, groupmodel, queue, rounds, values
 from tutelage.studio.accounts import Account
 from tutelage.studio.app import COOKIE, build
@@ -194,7 +195,7 @@ def small(
     settings = json.loads((folder / "project.json").read_text()) | {"preset": "small"}
     (folder / "project.json").write_text(json.dumps(settings))
     project = open_project(folder)
-    store = open_store(f"sqlite:///{tmp_path / 'studio.db'}")
+    store = open_store(f"sqlite:///{tmp_path / 'studio.db'}", folder=folder)
     made = Made(store)
     two_minds(made, groupmodel.NEEDED)
     give_round(project, trained)
@@ -339,6 +340,24 @@ def test_no_round_or_a_running_one_is_said(small: tuple[Project, Store, Made]) -
     with pytest.raises(UserError, match="no round has been finished yet"):
         groupmodel.start(store, project, "mornings")
     assert groupmodel.training(project) is None
+
+
+def test_a_half_way_training_goes_on_in_a_studio_that_was_moved(tmp_path: Path) -> None:
+    rows = [given("a", "1", (1, 2))]
+
+    def prepare(studio: Path, epochs: int = 1) -> Path:
+        folder = studio / "runs" / "values" / "a.next"
+        model, ranked = str(studio / "runs" / "round-1" / "sft"), folder / "rankings.jsonl"
+        settings = RewardConfig(model=model, rankings=ranked, out=folder / "reward", epochs=epochs)
+        groupmodel._prepare(folder, rows, settings)
+        return folder
+
+    (prepare(tmp_path / "old") / "half-way").touch()
+    (tmp_path / "old").rename(tmp_path / "new")
+    folder = prepare(tmp_path / "new")
+    assert (folder / "half-way").exists()
+    assert str(tmp_path / "old") not in (folder / "config.json").read_text()
+    assert not (prepare(tmp_path / "new", epochs=2) / "half-way").exists()
 
 
 def test_the_lock_is_held_by_a_child_that_outlives_the_studio(project: Project) -> None:

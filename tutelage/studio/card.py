@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tutelage.studio.outfolder import MANIFEST
+
 FILES = (
     ("prompts", "prompts.jsonl", "one prompt a row; `user` says whom it came from, `split` goes by user"),
     ("demonstrations", "demonstrations.jsonl", "responses written by people, edited best responses among them"),
@@ -47,6 +49,7 @@ def card(counts: dict[str, int], *, groups: Sequence[str], kinds: Sequence[str],
         rows.append(
             ("votes.jsonl", "votes of the playground: which of the models' answers people liked; not for training")
         )
+    rows.append((MANIFEST, "the names and SHA-256 of these files; the next export replaces them and nothing else"))
     told = (
         f"{counts['prompts']:,} prompts, {counts['demonstrations']:,} demonstrations ({counts['edited']:,} of them "
         f"edited best responses), {counts['rankings']:,} rankings with {counts['comparisons']:,} untied comparisons "

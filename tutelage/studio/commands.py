@@ -108,6 +108,8 @@ class RestoreWords:
     """A studio's folder."""
     file: Path
     """What `tutelage backup` wrote."""
+    unverified: bool = False
+    """Also a backup that does not say where it ends, as earlier versions wrote them, or was altered since."""
     database: str = ""
     """postgresql://user@host/name instead of the file in the folder."""
 
@@ -129,7 +131,7 @@ class ExportWords:
     folder: Path
     """A studio's folder."""
     out: Path
-    """Folder to write."""
+    """Folder to write: a new one, an empty one, or an earlier export, whose files are replaced."""
     labels: Literal["training", "all"] = "training"
     """What was collected for training, or all: blind judgements of old and new policy and playground votes too."""
     groups: tuple[str, ...] = ()
@@ -203,7 +205,8 @@ def backup(words: BackupWords) -> int:
 def restore(words: RestoreWords) -> int:
     """Bring a copy back."""
     _load("project").open_project(words.folder)
-    rows = _load("backup").restore(_load("store").url_of(words.folder, words.database), words.file)
+    url = _load("store").url_of(words.folder, words.database)
+    rows = _load("backup").restore(url, words.file, unverified=words.unverified)
     print(f"{words.file}: {rows:,} rows restored")
     return 0
 
@@ -247,7 +250,7 @@ def _opened(folder: Path, database: str) -> Iterator[Store]:
     """The database of a folder that is a studio's, opened. Raises UserError."""
     _load("project").open_project(folder)
     opened = _load("store")
-    store: Store = opened.open_store(opened.url_of(folder, database))
+    store: Store = opened.open_store(opened.url_of(folder, database), folder=folder)
     try:
         yield store
     finally:

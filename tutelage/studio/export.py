@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -26,15 +24,13 @@ from tutelage.studio.card import card
 from tutelage.studio.filing import chunks
 from tutelage.studio.harvest import answer_ids, harvest, pseudonym
 from tutelage.studio.intake import prompt_of
+from tutelage.studio.outfolder import whole
 from tutelage.studio.schema import actions, answers, prompts, votes
 from tutelage.studio.statements import ASIDE_PROMPTS
 from tutelage.studio.store import Store
 
 GROUP = 1000
 """Rows of a Parquet row group: what is in memory at once."""
-
-AT_TIMES = frozenset(("votes.jsonl", "preferences.parquet", "demonstrations.parquet"))
-"""Files that not every export writes."""
 
 PAIR_COLUMNS = ("prompt", "chosen", "rejected", "group_id", "prompt_id", "labeler", "group", "split")
 DEMONSTRATION_COLUMNS = ("id", "prompt", "response", "prompt_id", "labeler", "split")
@@ -53,9 +49,9 @@ def export(
 
     kinds: of the batches whose rankings go out; "judge" ones only evaluate. teams: groups whose answers go out, all
     when empty. playground: also write votes.jsonl, which never trains anything. Raises UserError when the folder cannot
-    be written, or the audit log tells of answers that are not there.
+    be written or holds anything but an earlier export, or the audit log tells of answers that are not there.
     """
-    with _whole(out) as folder, store.read() as tx:
+    with whole(out) as folder, store.read() as tx:
         _reconcile(tx)
         counts: Counter[str] = Counter(prompts=0, demonstrations=0, edited=0, rankings=0, comparisons=0, ties=0)
         counts["prompts"] = _write_prompts(tx, folder)
@@ -83,7 +79,7 @@ def write_round_data(store: Store, folder: Path, *, teams: Sequence[str] = ()) -
     teams: groups whose rankings train the reward model, all when empty; demonstrations are everybody's. Judgements and
     votes never train.
     """
-    with _whole(folder) as partial, store.read() as tx:
+    with whole(folder) as partial, store.read() as tx:
         _write_prompts(tx, partial)
         with ExitStack() as open_files:
             rankings = open_files.enter_context(_open(partial / "rankings.jsonl"))
@@ -99,25 +95,6 @@ def write_round_data(store: Store, folder: Path, *, teams: Sequence[str] = ()) -
 def shuffled(ids: Sequence[str], seed: int) -> list[str]:
     """The ids in an order that the seed alone decides: one more answer moves no other."""
     return sorted(ids, key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())
-
-
-@contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A folder inside `out` to write into; its files come to `out` when all of them are written.
-
-    What an older export wrote and this one does not is removed: it tells of another database, or was not asked for.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as name:
-            yield Path(name)
-            written = sorted(Path(name).iterdir())
-            for path in written:
-                shutil.move(path, out / path.name)
-            for old in AT_TIMES - {path.name for path in written}:
-                (out / old).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
 
 
 def _reconcile(tx: Connection) -> None:

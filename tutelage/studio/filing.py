@@ -120,6 +120,7 @@ class _Given:
     key: str
     body: dict[str, Any]
     form: int
+    team: str = "training"
     mode: str = "helpful-first"
     order_seed: int = 0
     seconds: float = 0.0
@@ -246,6 +247,7 @@ def _ranked(tx: Connection, now: float, people: _People, rows: Sequence[Ranking]
                 key=key,
                 body=body,
                 form=ranking.form_version if ranking.form_version in known_forms else newest,
+                team=ranking.group,
                 mode=ranking.instruction_mode[:16],
                 order_seed=ranking.order_seed % LARGEST_INT,
                 seconds=max(0.0, float(ranking.seconds)),
@@ -325,6 +327,7 @@ def _answer_rows(now: float, item: str, one: _Given) -> dict[str, dict[str, Any]
             "order_seed": one.order_seed,
             "seconds": one.seconds,
             "extra": False,
+            "team": one.team,
             "created": now,
         },
         "action": {

@@ -142,7 +142,7 @@ def start(store: Store, project: Project, group: str) -> threading.Thread:
             raise UserError("a round is being trained; wait until it ends")
     lock = _lock(project, group)
     try:
-        folder = _next(folder_of(project, group))
+        folder = _next(folder_of(project, group)).resolve()
         rows = [dataclasses.replace(r, group=JUDGED if g == JUDGED else slug(g)) for g in by_group for r in by_group[g]]
         _prepare(folder, rows, _settings(project, number, folder, group, len(ready)))
         write_json(folder / "state.json", {"group": group, "round": number, "rankings": len(ready)})
@@ -215,14 +215,23 @@ def _prepare(folder: Path, rows: Sequence[Ranking], settings: RewardConfig) -> N
     write_records(fresh / "rankings.jsonl", rows)
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(settings).items()}
     write_json(fresh / "config.json", plain)
-    names = ("rankings.jsonl", "config.json")
-    if folder.exists() and all(
-        (folder / n).exists() and (folder / n).read_bytes() == (fresh / n).read_bytes() for n in names
-    ):
+    if _kept(folder) == _kept(fresh):
+        (fresh / "config.json").replace(folder / "config.json")  # where the studio is may have changed
         shutil.rmtree(fresh)
         return
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
+
+
+def _kept(folder: Path) -> tuple[bytes, dict[str, Any]] | None:
+    """What a training goes by: its rankings, and its settings with all paths as seen from the run."""
+    fields = read_json(folder / "config.json")
+    rankings = folder / "rankings.jsonl"
+    if fields is None or not rankings.exists():
+        return None
+    out = str(fields["out"])
+    seen = {k: os.path.relpath(v, out) if isinstance(v, str) and os.path.isabs(v) else v for k, v in fields.items()}
+    return rankings.read_bytes(), seen
 
 
 def _work(folder: Path, lock: IO[str]) -> None:

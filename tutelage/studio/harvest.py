@@ -3,7 +3,8 @@
 What was answered to screen labelers is never among it, unless asked for: it trains, compares and counts as nothing.
 
 Labelers appear under pseudonyms: a digest of their account's id, which is random. It is the same in every export of
-one database, and leads nowhere outside it.
+one database, and leads nowhere outside it. Their group is the one they were in when they answered: who joins another
+group, or the held-out labelers, does not take earlier answers along.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sqlalchemy import Connection, Row
 
 from tutelage.records import Demonstration, FieldError, Ranking, Rating, Response, UserError
 from tutelage.studio.filing import chunks
-from tutelage.studio.schema import accounts, answers, batches, items, prompts, responses
+from tutelage.studio.schema import answers, batches, items, prompts, responses
 from tutelage.studio.statements import ASIDE_ANSWERS, ASIDE_PROMPTS
 from tutelage.studio.store import Store
 
@@ -74,7 +75,7 @@ def answer_ids(
     if not all_of_them:
         query = query.where(answers.c.id.not_in(ASIDE_ANSWERS), items.c.prompt_id.not_in(ASIDE_PROMPTS))
     if teams:
-        query = query.join(accounts, accounts.c.id == answers.c.account_id).where(accounts.c.team.in_(teams))
+        query = query.where(answers.c.team.in_(teams))
     if batch:
         query = query.where(items.c.batch_id == batch)
     if prompt:
@@ -118,7 +119,7 @@ def _query() -> sa.Select[Any]:
             answers.c.mode,
             answers.c.order_seed,
             answers.c.seconds,
-            accounts.c.team,
+            answers.c.team,
             items.c.responses,
             prompts.c.id.label("prompt_id"),
             prompts.c.text,
@@ -126,7 +127,6 @@ def _query() -> sa.Select[Any]:
         )
         .select_from(answers.join(items))
         .join(prompts, prompts.c.id == items.c.prompt_id)
-        .join(accounts, accounts.c.id == answers.c.account_id)
     )
 
 
@@ -218,10 +218,9 @@ def verdicts(
                     answers.c.body,
                     items.c.prompt_id,
                     items.c.responses,
-                    accounts.c.team,
+                    answers.c.team,
                 )
                 .select_from(answers.join(items))
-                .join(accounts, accounts.c.id == answers.c.account_id)
                 .where(answers.c.id.in_(part))
                 .order_by(answers.c.id)
             )

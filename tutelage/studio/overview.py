@@ -15,7 +15,7 @@ from tutelage.studio import rounds
 from tutelage.studio.decisions import Standing, standing
 from tutelage.studio.harvest import answer_ids, harvest
 from tutelage.studio.rounds import Round
-from tutelage.studio.schema import accounts, answers, batches, items, prompts
+from tutelage.studio.schema import answers, batches, items, prompts
 from tutelage.studio.statements import ASIDE_ANSWERS, ASIDE_PROMPTS
 from tutelage.studio.store import Store
 
@@ -124,11 +124,11 @@ def count(tx: Connection, since: float) -> Counts:
     used = prompts.c.id.not_in(ASIDE_PROMPTS)
     by_split = tx.execute(sa.select(prompts.c.split, sa.func.count()).where(used).group_by(prompts.c.split))
     groups = tx.execute(
-        sa.select(accounts.c.team, sa.func.count())
-        .select_from(_done().join(accounts, accounts.c.id == answers.c.account_id))
+        sa.select(answers.c.team, sa.func.count())
+        .select_from(_done())
         .where(batches.c.kind == "compare", answers.c.number == 1)
-        .group_by(accounts.c.team)
-        .order_by(accounts.c.team)
+        .group_by(answers.c.team)
+        .order_by(answers.c.team)
     )
     written, writers, _ = _tally(tx, "demonstrate")
     ranked, rankers, ranked_prompts = _tally(tx, "compare")

@@ -169,6 +169,8 @@ def models(project: Project, number: int | None) -> list[Model]:
         return [Model("base", "base", project.settings.model)]
     folder = roundfolder.round_folder(project.folder, number).resolve()
     base = str(told.get("model") or project.settings.model)
+    if Path(base).is_absolute() and not Path(base).exists():  # it lay within a studio that was moved
+        base = project.settings.model
     found = [Model("base", "base", base)]
     if shots := worked_examples(folder):
         found.append(Model("prompted", "prompted", base, shots))

@@ -40,7 +40,7 @@ class Settings:
 
     name: str
     description: str = ""
-    model: str = "smollm2-135m"  # base model: embedded name, local folder or hub id
+    model: str = "smollm2-135m"  # base model: embedded name, hub id, or a folder (relative: within the studio's)
     preset: str = "studio"  # recipe of tutelage/presets.py
     k: int = 4  # responses per prompt
     max_prompt_tokens: int = 256
@@ -98,7 +98,7 @@ def init(folder: Path, *, source: str = "", name: str = "", model: str = "") -> 
         records["prompts.jsonl"] = [dataclasses.replace(p, checks=()) for p in workflow.prompts]
         records["demonstrations.jsonl"] = workflow.demonstrations
     try:
-        settings = Settings(**fields | ({"model": model} if model else {}))
+        settings = Settings(**fields | ({"model": _as_written(folder, model)} if model else {}))
     except ValueError as error:
         raise UserError(f"{folder}: {error}") from None
     for file, rows in records.items():
@@ -106,6 +106,14 @@ def init(folder: Path, *, source: str = "", name: str = "", model: str = "") -> 
     write_text(folder / "guidelines.md", guidelines)
     write_json(folder / FILE, dataclasses.asdict(settings))  # last: its being there says that the folder is whole
     return Project(folder, settings, guidelines)
+
+
+def _as_written(folder: Path, model: str) -> str:
+    """A model for project.json: a folder within the studio's is relative to it, another one absolute."""
+    if not Path(model).is_dir():
+        return model
+    path, studio = Path(model).resolve(), folder.resolve()
+    return str(path.relative_to(studio) if path.is_relative_to(studio) else path)
 
 
 def open_project(folder: Path) -> Project:
@@ -131,6 +139,9 @@ def open_project(folder: Path) -> Project:
     if "name" not in row:
         raise UserError(f"{path}: field 'name' is missing")
     try:
-        return Project(folder, Settings(**row), guidelines)
+        settings = Settings(**row)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+    if settings.model and (folder / settings.model).is_dir():
+        settings = dataclasses.replace(settings, model=str((folder / settings.model).resolve()))
+    return Project(folder, settings, guidelines)

@@ -230,6 +230,7 @@ def _submit(
         "order_seed": row.order_seed,
         "seconds": seconds,
         "extra": extra,
+        "team": batch.team,
         "created": now,
     }
     tx.execute(answers.insert(), answer)
@@ -239,8 +240,8 @@ def _submit(
     return Receipt(made, number, extra, repeated=False)
 
 
-def _batch_for(tx: Connection, account: str, item: str) -> Row[Any, Any, Any, Any, Any, Any, Any]:
-    """The batch an item is in, if this labeler's role and standing are still given its kind. Raises Gone."""
+def _batch_for(tx: Connection, account: str, item: str) -> Row[Any, Any, Any, Any, Any, Any, Any, Any]:
+    """The batch an item is in, and the labeler's group, if role and standing are still given its kind. Raises Gone."""
     batch = tx.execute(statements.BATCH_AND_ROLE, {"account": account, "item": item}).one()
     kinds, screening = given(batch.role, batch.standing)
     if batch.kind not in kinds or batch.screening != screening:

@@ -82,14 +82,16 @@ class Round:
         return self.state in RUNNING
 
 
-def _round(row: Row[Any]) -> Round:
-    return Round(row.number, row.state, Path(row.folder), row.pid, row.settings, row.message, row.started, row.ended)
+def _round(store: Store, row: Row[Any]) -> Round:
+    # Its folder follows from the studio's: the column may hold where the studio was before it was moved or copied.
+    folder = roundfolder.round_folder(store.folder.resolve(), row.number)
+    return Round(row.number, row.state, folder, row.pid, row.settings, row.message, row.started, row.ended)
 
 
 def all_rounds(store: Store) -> list[Round]:
     """Every round, the newest first."""
     with store.read() as tx:
-        return [_round(row) for row in tx.execute(sa.select(rounds).order_by(rounds.c.number.desc()))]
+        return [_round(store, row) for row in tx.execute(sa.select(rounds).order_by(rounds.c.number.desc()))]
 
 
 def one(store: Store, number: int) -> Round:
@@ -111,7 +113,7 @@ def start(store: Store, project: Project, by: Account, wish: Wish) -> int:
     folder = roundfolder.round_folder(project.folder.resolve(), number)
     fields = dataclasses.asdict(wish)
     overlap = fields.pop("overlap")
-    config = RoundConfig(folder=project.folder.resolve(), number=number, **fields)
+    config = RoundConfig(folder=Path(), number=number, **fields)  # the folder is said at each launch, see `_launch`
     if not 1 <= overlap <= queue.MOST:
         raise UserError(f"labelers per prompt is {overlap}; expected 1 to {queue.MOST}")
     with _alive_lock(folder) as lock:
@@ -120,7 +122,7 @@ def start(store: Store, project: Project, by: Account, wish: Wish) -> int:
                 one_at_a_time(tx)
                 _none_runs(tx)
                 now = store.clock()
-                row = {"number": number, "state": "running", "folder": str(folder), "pid": 0, "message": ""}
+                row = {"number": number, "state": "running", "folder": f"runs/{folder.name}", "pid": 0, "message": ""}
                 row |= {"settings": fields | {"overlap": overlap}, "started": now, "ended": None}
                 tx.execute(rounds.insert().values(**row))
                 log(tx, now, by.id, "round", str(number), step="start")
@@ -179,7 +181,9 @@ def _launch(store: Store, number: int, folder: Path, lock: int) -> None:
     try:
         if not (folder / "data" / "rankings.jsonl").exists():
             write_round_data(store, folder / "data")
-        command = [sys.executable, "-m", "tutelage.cli", "round", "--config", str(folder / CONFIG)]
+        # The settings do not say where the studio is: it may have been moved or copied since they were written.
+        studio = str(folder.parent.parent)
+        command = [sys.executable, "-m", "tutelage.cli", "round", "--config", str(folder / CONFIG), "--folder", studio]
         with (folder / LOG).open("ab") as said:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True, pass_fds=(lock,)
@@ -252,7 +256,7 @@ def stop(store: Store, number: int, by: Account) -> None:
         # While it is stopping, `ended` is when it was asked to.
         tx.execute(_of(number).values(state="stopping", ended=store.clock()))
         log(tx, store.clock(), by.id, "round", str(number), step="stop")
-    _signal(_round(found), signal.SIGINT if found.state == "running" else signal.SIGTERM)
+    _signal(_round(store, found), signal.SIGINT if found.state == "running" else signal.SIGTERM)
 
 
 def _signal(found: Round, sign: signal.Signals) -> None:
@@ -267,7 +271,7 @@ def _signal(found: Round, sign: signal.Signals) -> None:
 def settle(store: Store) -> None:
     """Bring the database to what the processes and folders say: a round that ended, well or not."""
     with store.read() as tx:
-        running = [_round(r) for r in tx.execute(sa.select(rounds).where(rounds.c.state.in_(RUNNING)))]
+        running = [_round(store, r) for r in tx.execute(sa.select(rounds).where(rounds.c.state.in_(RUNNING)))]
     for found in running:
         if not alive(found.folder):
             _close(store, found.number)
@@ -292,7 +296,7 @@ def _close(store: Store, number: int) -> None:
     """Book the end of a round whose process is gone."""
     with store.write() as tx:
         one_at_a_time(tx)  # names of batches are looked for
-        found = _round(tx.execute(sa.select(rounds).where(rounds.c.number == number).with_for_update()).one())
+        found = _round(store, tx.execute(sa.select(rounds).where(rounds.c.number == number).with_for_update()).one())
         if not found.running or alive(found.folder):
             return  # somebody else booked it, or started it again
         now = store.clock()

@@ -82,7 +82,7 @@ accounts = Table(
     Column("login", String(1200), nullable=False, unique=True, default=_login),  # NFKC lengthens by up to 18
     Column("password", Text, nullable=False),  # Argon2id
     Column("role", String(16), nullable=False),
-    Column("team", String(64), nullable=False),  # whose values: the group its rankings carry
+    Column("team", String(64), nullable=False),  # whose values: the group of its answers from now on
     Column("active", Boolean, nullable=False),
     Column("created", Float, nullable=False),
     Column("standing", String(16), nullable=False, server_default="unscreened"),
@@ -207,6 +207,7 @@ answers = Table(
     Column("order_seed", Integer, nullable=False),
     Column("seconds", Float, nullable=False),
     Column("extra", Boolean, nullable=False),  # came after its place was given away: kept, but beyond the overlap
+    Column("team", String(64), nullable=False, server_default="training"),  # the account's group when it was given
     Column("created", Float, nullable=False),
     UniqueConstraint("item_id", "account_id", "number"),
 )
@@ -259,7 +260,7 @@ rounds = Table(
     metadata,
     Column("number", Integer, primary_key=True),
     Column("state", String(16), nullable=False),  # running, stopping, stopped, waiting, failed, finished
-    Column("folder", Text, nullable=False),
+    Column("folder", Text, nullable=False),  # for people: within the studio's folder; nothing reads it
     Column("pid", Integer, nullable=False),
     Column("settings", JSON, nullable=False),
     Column("message", Text, nullable=False),
@@ -325,7 +326,7 @@ settings = Table(
 APPEND_ONLY = ("answer", "action", "vote", "grade", "topic", "aside")
 """Tables whose rows triggers protect from change and deletion."""
 
-HEAD = "0003"
+HEAD = "0004"
 """Today's revision of the schema: the last one of `migrations/versions`."""
 
 VERSIONS = "studio_schema"

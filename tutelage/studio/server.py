@@ -43,7 +43,7 @@ def serve(
     public_site(public_url, "")  # wrong words are told before anything is opened
     believed = trusted(proxies)
     project = open_project(folder)
-    store = open_store(url_of(folder, database), patience=PATIENCE)
+    store = open_store(url_of(folder, database), patience=PATIENCE, folder=folder)
     ended = threading.Event()
     try:
         if not (loopback(host) or public_url or accounts.has_admin(store)):

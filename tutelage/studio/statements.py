@@ -102,6 +102,7 @@ BATCH_AND_ROLE = (
         batches.c.open,
         accounts.c.role,
         accounts.c.standing,
+        accounts.c.team,
     )
     .join(items, items.c.batch_id == batches.c.id)
     .join(accounts, accounts.c.id == _ACCOUNT)

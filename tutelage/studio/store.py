@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 import sqlalchemy as sa
@@ -26,6 +26,7 @@ from sqlalchemy.exc import DatabaseError, DataError, OperationalError
 
 from tutelage import extras
 from tutelage.records import UserError
+from tutelage.studio import locks
 from tutelage.studio.schema import HEAD, VERSIONS
 
 if TYPE_CHECKING:
@@ -65,12 +66,19 @@ class Unavailable(UserError):
 
 
 class Store:
-    """One database. `read()` and `write()` open transactions; nothing else touches the engine."""
+    """One database. `read()` and `write()` open transactions; nothing else touches the engine.
 
-    def __init__(self, engine: Engine, clock: Clock = time.time, patience: float = BUSY) -> None:
+
+    folder: the studio's folder, where the rounds lie that the database tells of. It is not in the database, so that a
+    studio that was moved or copied finds its own rounds.
+    """
+
+    def __init__(self, engine: Engine, clock: Clock = time.time, patience: float = BUSY, folder: Path = Path()) -> None:
         self.engine = engine
         self.clock = clock
         self.patience = patience
+        self.folder = folder
+        self._in_use: IO[str] | None = None
         isolation = {} if self.sqlite else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._reading = engine.execution_options(**isolation)
         self._writing = engine.execution_options(begin="BEGIN IMMEDIATE")
@@ -140,6 +148,13 @@ class Store:
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+        if self._in_use is not None:
+            self._in_use.close()
+
+    def share(self) -> None:
+        """Keep a restore away while this store is open. PostgreSQL's connections do so themselves."""
+        if self.sqlite:
+            self._in_use = locks.share_file(Path(str(self.engine.url.database)))
 
 
 class Line:
@@ -187,6 +202,8 @@ def _plainly() -> Iterator[None]:
         raise UserError("there is a character in this text that cannot be stored; nothing was saved") from error
     except sa.exc.TimeoutError:
         raise Unavailable("the database is busy; nothing was saved, try again") from None
+    except locks.InUse as error:
+        raise Unavailable(str(error)) from None
     except DatabaseError as error:
         code = getattr(error.orig, "sqlite_errorcode", None)
         if not (isinstance(error, OperationalError) if code is None else code & 0xFF in NOT_OURS):
@@ -198,15 +215,26 @@ def _reason(error: DatabaseError) -> str:
     return str(error.orig).strip().splitlines()[0]
 
 
-def url_of(folder: Path, database: str = "") -> str:
+def file_url(path: Path) -> sa.URL:
+    """The URL of a SQLite file. Never written as text: `?`, `#` and `%` in a path would be read as parts of a URL."""
+    return sa.URL.create("sqlite", database=str(path.resolve()))
+
+
+def url_of(folder: Path, database: str = "") -> str | sa.URL:
     """The database's URL: the one given, else the SQLite file in the studio's folder."""
-    return database or f"sqlite:///{(folder / FILE).resolve()}"
+    return database or file_url(folder / FILE)
 
 
-def connect(url: str, patience: float = BUSY) -> Engine:
-    """An engine with our settings. Raises UserError for a URL that names no database we know.
+def name_of(url: sa.URL) -> str:
+    """A database as messages name it: a file by its path, a server's by its URL without the password."""
+    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string()
 
-    patience: seconds to wait for other processes, and for a connection where all are in use.
+
+def connect(url: str | sa.URL, patience: float = BUSY, *, shared: bool = True) -> Engine:
+    """Create an engine with our settings. Raises UserError for a URL that names no database we know.
+
+    patience: seconds to wait for other processes, and for a connection where all are in use. shared: every connection
+    to PostgreSQL says that the database is in use, see `locks`.
     """
     try:
         parsed = sa.make_url(url)
@@ -222,7 +250,10 @@ def connect(url: str, patience: float = BUSY) -> Engine:
     room: dict[str, Any] = {"pool_size": 20, "max_overflow": 30, "pool_timeout": patience, "json_deserializer": loads}
     try:
         if kind == "postgresql":
-            return sa.create_engine(parsed, **room)
+            engine = sa.create_engine(parsed, **room)
+            if shared:
+                sa.event.listen(engine, "connect", locks.share_server)
+            return engine
         engine = sa.create_engine(parsed, connect_args={"timeout": patience, "check_same_thread": False}, **room)
     except ModuleNotFoundError:
         raise extras.missing("PostgreSQL", "postgres") from None
@@ -270,17 +301,32 @@ def _begin(connection: Connection) -> None:
 # ---- opening ---------------------------------------------------------------------------------------------------
 
 
-def open_store(url: str, clock: Clock = time.time, *, schema: str = "head", patience: float = BUSY) -> Store:
+def open_store(
+    url: str | sa.URL,
+    clock: Clock = time.time,
+    *,
+    folder: Path | None = None,
+    schema: str = "head",
+    patience: float = BUSY,
+    shared: bool = True,
+) -> Store:
     """Open a database and bring it to today's schema. Raises UserError in one line when it cannot be.
 
-    schema: a revision to stop at, for what older versions left behind. patience: seconds a writer waits for others.
+    folder: the studio's, where a SQLite file lies unless given. schema: a revision to stop at, for what older versions
+    left behind. patience: seconds a writer waits for others. shared: False for a restore, which holds the lock alone.
     """
-    engine = connect(url, patience)
-    shown = engine.url.render_as_string(hide_password=True)
-    store = Store(engine, clock, patience)
+    engine = connect(url, patience, shared=shared)
+    shown = name_of(engine.url)
+    beside = Path(str(engine.url.database)).parent if engine.dialect.name == "sqlite" else Path()
+    store = Store(engine, clock, patience, folder or beside)
     try:
-        _make_file(store)
-        _migrate(store, schema)
+        with contextlib.ExitStack() as undo:
+            undo.callback(store.close)
+            if shared:
+                store.share()
+            _make_file(store)
+            _migrate(store, schema)
+            undo.pop_all()
     except Unavailable as error:
         cause = error.__cause__
         reason = _reason(cause) if isinstance(cause, DatabaseError) else str(error)

@@ -1,7 +1,7 @@
 """Whose values: do the groups of labelers want the same, and where not? (the question the paper ends on, section 5.2)
 
-A group is what an account's `team` says. Everything here is counted from the latest rankings of all groups; intervals
-resample prompts, for judgements of one prompt are no independent votes.
+A group is the account's `team` at the time of the answer. Everything here is counted from the latest rankings of all
+groups; intervals resample prompts, for judgements of one prompt are no independent votes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Scores = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Labelers who share a team, and what they gave. trainable: rankings that can train a reward model."""
+    """Labelers of one group, and what they gave in it. trainable: rankings that can train a reward model."""
 
     name: str
     labelers: int
