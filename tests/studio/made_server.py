@@ -53,7 +53,7 @@ class Server:
     @property
     def setup(self) -> str:
         """The address that opens the setup page, as it printed it."""
-        found = re.search(r"^http://\S+/setup\?token=\S+$", self.said, re.MULTILINE)
+        found = re.search(r"^https?://\S+/setup\?token=\S+$", self.said, re.MULTILINE)
         assert found, self.said
         return found.group()
 
