@@ -309,7 +309,7 @@ def test_a_page_does_not_wait_to_write_its_session_down(store: Store, made: Made
 def test_passwords_are_hashed_a_few_at_a_time_and_the_rest_come_back(
     client: TestClient, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    me = made.account()
+    me = made.account("admin")
     full = Turns(1, waiting=0, seconds=0.0)
     monkeypatch.setattr(accounts, "_hashing", full)
     with full:
