@@ -231,7 +231,7 @@ def test_a_database_that_is_locked_keeps_nobody_waiting(
     """Of two requests of one account, of which one may be under way, one waits and is told, the other at once."""
     assert PATIENCE <= 3
     monkeypatch.setattr(limits, "AT_ONCE", 1)
-    token, other = session(store, made.account()), session(store, made.account())
+    token, other = session(store, made.account()), session(store, made.account("admin"))
 
     async def empty() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
@@ -246,6 +246,21 @@ def test_a_database_that_is_locked_keeps_nobody_waiting(
     assert all(headers["retry-after"] == "2" for _, headers in answers[:2])
     assert [status for status, _ in answers[2:]] == [200, 200]
     assert asyncio.run(ask(app, "POST", "/next/demonstrate", token, read=empty))[0] == 303, "its share was given back"
+
+
+def test_routes_that_show_their_own_refusals_say_that_it_passes(
+    visit: Visit, store: Store, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = made.account("admin")
+    me, token = visit(admin), accounts.invite(store, admin, "labeler")
+    with store.write():
+        found = me.post("/prompts", data={"text": "Say hello"})
+    assert (found.status_code, found.headers["retry-after"]) == (503, "2")
+    full = Turns(1, waiting=0, seconds=0.0)
+    monkeypatch.setattr(accounts, "_hashing", full)
+    with full:
+        found = me.post(f"/join/{token}", data={"name": "kim", "password": "a good password"})
+    assert (found.status_code, found.headers["retry-after"]) == (429, "2")
 
 
 def test_a_lock_of_another_process_ends_as_soon(store: Store, database: str) -> None:
@@ -294,7 +309,7 @@ def test_a_page_does_not_wait_to_write_its_session_down(store: Store, made: Made
 def test_passwords_are_hashed_a_few_at_a_time_and_the_rest_come_back(
     client: TestClient, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    me = made.account()
+    me = made.account("admin")
     full = Turns(1, waiting=0, seconds=0.0)
     monkeypatch.setattr(accounts, "_hashing", full)
     with full:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -163,7 +164,10 @@ def page(request: Request, name: str, account: Account | None = None, status: in
     """A template as a response; every page knows who is asking and what the studio is called."""
     template = request.app.state.templates.get_template(name)
     values = {"me": account, "project": project_of(request), "path": request.url.path, "problem": "", "typed": ""}
-    return HTMLResponse(template.render(values | more), status)
+    error, headers = sys.exc_info()[1], None
+    if isinstance(error, Busy | Unavailable):  # shown by a route that catches every UserError, as its own refusals
+        status, headers = 429 if isinstance(error, Busy) else 503, AGAIN
+    return HTMLResponse(template.render(values | more), status, headers)
 
 
 def wants_json(request: Request) -> bool:
