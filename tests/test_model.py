@@ -37,7 +37,7 @@ from tutelage.model import (
 )
 from tutelage.records import UserError
 from tutelage.run import Run
-from tutelage.scalar import ScalarHead, load_scalar, save_scalar
+from tutelage.scalar import ScalarHead, load_scalar, need_classifier, save_scalar
 
 TinyModel = Callable[[str], Path]
 CPU = torch.device("cpu")
@@ -698,6 +698,11 @@ def tiny(architecture: str, folder: Path, **more: Any) -> Path:
     sizes = TINY | {"intermediate_size": 48, "vocab_size": 384, "max_position_embeddings": 128}
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
     return saved(AutoConfig.for_model(architecture, **(sizes | ends | more)), folder)
+
+
+def test_an_architecture_without_a_sequence_classifier_is_refused_before_a_reward_model_trains(tmp_path: Path) -> None:
+    folder = tiny("granite", tmp_path / "model")
+    refused(lambda: need_classifier(opened(folder, 1)), str(folder), "no sequence classifier", "use another model")
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

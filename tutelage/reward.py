@@ -32,7 +32,7 @@ from tutelage.model import Lm, load
 from tutelage.optim import MasterAdamW, cosine
 from tutelage.records import Demonstration, Ranking, UserError, read_placed
 from tutelage.run import Run
-from tutelage.scalar import ScalarHead, save_scalar
+from tutelage.scalar import ScalarHead, need_classifier, save_scalar
 from tutelage.settings import RewardConfig
 
 Placed = tuple[str, Ranking]
@@ -56,6 +56,7 @@ def train(config: RewardConfig) -> Run:
     if run.finished:
         return run
     lm = load(config.model, trainable_layers=config.trainable_layers, dtype=config.dtype)
+    need_classifier(lm)
     run.computes(**environment(lm))
     elements = elements_of(lm, config, read_rankings(config, train=True))
     held = elements_of(lm, config, read_rankings(config, train=False), needed=False)

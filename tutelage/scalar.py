@@ -61,6 +61,15 @@ class ScalarHead(nn.Module):
         return other
 
 
+def need_classifier(lm: Lm) -> None:
+    """Raise UserError for an architecture that transformers has no sequence classifier of: it could not be saved."""
+    if type(lm.model.config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise UserError(
+            f"{lm.name}: transformers has no sequence classifier for {type(lm.model).__name__}, as which a reward "
+            "model is saved; use another model"
+        )
+
+
 def save_scalar(lm: Lm, network: ScalarHead, folder: Path) -> None:
     """Write a reward model that `AutoModelForSequenceClassification` opens; shift and scale go to `scalar.json`."""
     config = copy.deepcopy(lm.model.config)
