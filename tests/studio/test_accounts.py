@@ -87,7 +87,8 @@ def test_roles_and_groups(store: Store) -> None:
 @pytest.mark.attack("two people taking one name at once")
 def test_two_at_once_cannot_take_one_name(store: Store) -> None:
     results = together(4, lambda: accounts.create(store, "Anna", PASSWORD, "labeler"))
-    assert sorted(type(r).__name__ for r in results) == ["Account", "UserError", "UserError", "UserError"]
+    assert sum(isinstance(r, Account) for r in results) == 1
+    assert sum(isinstance(r, UserError) for r in results) == 3  # the name is taken, or too many hash at once
 
 
 # ---- at rest ---------------------------------------------------------------------------------------------------
