@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 import torch
-from tinyloop import Data, ppo_config, prompts, ranking, reward_config, sample_config, sft_config, write_data
+from tinyloop import (
+    Data,
+    ppo_config,
+    prompts,
+    ranking,
+    reward_config,
+    sample_config,
+    sft_config,
+    without_digests,
+    write_data,
+)
 
 from tutelage import cli, model, ppo, reward, sample, sft
 from tutelage.model import Lm
@@ -492,15 +502,6 @@ def test_a_reward_model_without_its_shift(damage: str | None, loop: Loop, refuse
     assert said.startswith(f"{file}: missing or damaged")
 
 
-def without_digests(run: Path, folder: Path) -> Path:
-    """A copy whose files may be changed: as an older version wrote it."""
-    shutil.copytree(run, folder)
-    info = json.loads((folder / "run.json").read_text())
-    del info["files"]
-    write_text(folder / "run.json", json.dumps(info))
-    return folder
-
-
 def test_weights_that_are_not_what_was_trained(loop: Loop, refused: Refused, tmp_path: Path) -> None:
     shutil.copytree(loop.sft, tmp_path / "sft")
     file = tmp_path / "sft" / "model" / "model.safetensors"
@@ -551,7 +552,7 @@ def test_pickled_weights_are_never_loaded(loop: Loop, refused: Refused, tmp_path
     (folder / "model.safetensors").unlink()
     torch.save({"model.embed_tokens.weight": Bomb(trace)}, folder / "pytorch_model.bin")
     for words in (["chat", str(folder)], loop.words("sft", tmp_path / "run", model=folder)):
-        assert refused(words).startswith(f"{folder}: cannot be opened as a model")
+        assert refused(words).startswith(f"{folder}: has its weights as a pickle only")
     assert not trace.exists()
 
 

@@ -197,7 +197,11 @@ NAMED = {
         ("rating", {"likert": 7, "flags": {"rude": True}}, "field 'flags' has unknown names rude"),
         ("ranking", {**RANKING_ROW, "prompt": " "}, "field 'prompt' is empty"),
         ("ranking", {**RANKING_ROW, "ranks": [1]}, "field 'ranks' has 1 entries for 2 responses"),
-        ("ranking", {**RANKING_ROW, "ranks": [0, 1]}, "field 'ranks' must be 1 (best) or more"),
+        (
+            "ranking",
+            {**RANKING_ROW, "ranks": [0, 1]},
+            "field 'ranks' must be 1 for the best, then 2 and so on without a gap",
+        ),
         ("ranking", {**RANKING_ROW, "ranks": [1, True]}, "field 'ranks[1]' is bool, expected int"),
         ("ranking", {**RANKING_ROW, "ranks": [1, 2.0]}, "field 'ranks[1]' is float, expected int"),
         ("ranking", {**RANKING_ROW, "ranks": 1}, "field 'ranks' is int, expected a list"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,3 +127,12 @@ def line(record: Record, **changes: Any) -> str:
     import json
 
     return json.dumps(to_dict(record) | changes)
+
+
+def without_digests(run: Path, folder: Path) -> Path:
+    """A copy whose files may be changed: as an older version wrote it."""
+    shutil.copytree(run, folder)
+    info = json.loads((folder / "run.json").read_text())
+    del info["files"]
+    write_text(folder / "run.json", json.dumps(info))
+    return folder

@@ -64,7 +64,7 @@ def test_agreement_of_a_batch(store: Store, made: Made) -> None:
     assert agreement.of_batch(store, batch) is None
     for item in range(4):
         made.answer(one.id, body=ranking(3, [1, 2, 3]))
-        made.answer(two.id, body=ranking(3, [1, 2, 3] if item else [3, 2, 2]))
+        made.answer(two.id, body=ranking(3, [1, 2, 3] if item else [2, 1, 1]))
     found = agreement.of_batch(store, batch)
     assert found is not None
     assert found.untied is not None

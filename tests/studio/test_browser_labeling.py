@@ -507,6 +507,7 @@ def test_of_two_tabs_the_older_is_told_and_loses_nothing(live: Live, same_comput
 
 def test_logged_out_in_the_middle(live: Live) -> None:
     live.made.filled("demonstrate")
+    live.made.account("admin")
     me = live.made.account(name="Ada")
     page, assignment = begin(live, "demonstrate", me)
     with live.store.write() as tx:

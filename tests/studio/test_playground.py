@@ -299,7 +299,7 @@ def test_a_blind_sitting_names_nobody_before_the_vote(visit: Visit, project: Pro
     orders = set()
     for _ in range(2):
         events = ask(client, blind=True)
-        text = json.dumps(events)
+        text = json.dumps([event | {"key": ""} for event in events])  # a key is random, and may spell anything
         assert of(events, "start")[0]["labels"] == ["Answer A", "Answer B", "Answer C", "Answer D"]
         assert all(e["score"] is None for e in of(events, "end"))
         assert not any(name in text for name in ("sft", "ppo", "base", "prompted", str(folder)))
@@ -367,7 +367,7 @@ def test_older_rounds_can_be_chosen_and_a_round_may_end_with_sft(project: Projec
     [
         ({"prompt": "  "}, "field 'prompt' is empty; type one or choose an example"),
         ({"prompt": 3}, "field 'prompt' is empty; type one or choose an example"),
-        ({"prompt": "x" * 5_000_000}, "field 'prompt' has 5,000,000 characters; at most 20,000"),
+        ({"prompt": "x" * 2_000_000}, "field 'prompt' has 2,000,000 characters; at most 20,000"),
         ({"prompt": "a\0b"}, "field 'prompt' holds a character that is no text"),
         ({"round": 7}, "field 'round' is no finished round"),
         ({"round": [1]}, "field 'round' is no finished round"),
