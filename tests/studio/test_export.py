@@ -27,7 +27,7 @@ from tutelage.studio.harvest import pseudonym, verdicts
 from tutelage.studio.ids import new_id
 from tutelage.studio.outfolder import whole
 from tutelage.studio.project import init
-from tutelage.studio.schema import actions, answers, votes
+from tutelage.studio.schema import actions, answers, prompts, votes
 from tutelage.studio.store import Store, open_store, url_of
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "studio_export.py"
@@ -58,6 +58,26 @@ def worked(made: Made, store: Store) -> dict[str, str]:
     made.answer(two.id, "demonstrate")
     made.answer(one.id, "demonstrate")
     return {"one": one.id, "two": two.id, "out": out.id}
+
+
+@pytest.mark.attack("markup in the name of a group, in the card of an export")
+def test_names_are_text_in_the_card(store: Store, made: Made, tmp_path: Path) -> None:
+    me = made.account("labeler", team="<script>alert(1)</script> `x` [y](z)")
+    made.filled("compare", 1, k=2)
+    made.answer(me.id, body=ranking(2))
+    export(store, tmp_path / "out")
+    assert r"&lt;script&gt;alert(1)&lt;/script&gt; \`x\` \[y\](z)" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.attack("finding out from an export who wrote a prompt")
+def test_an_export_names_nobody_who_wrote_a_prompt(store: Store, made: Made, tmp_path: Path) -> None:
+    me = made.account("admin", name="Ada Lovelace")
+    intake.write_prompt(store, me, "Tell me about the harbour.", use_case="chat")
+    (old,) = made.prompts(1)
+    with store.write() as tx:
+        tx.execute(prompts.update().where(prompts.c.id == old).values(source="written by Ada Lovelace"))
+    export(store, tmp_path / "out")
+    assert [row["source"] for row in rows(tmp_path / "out" / "prompts.jsonl")] == ["written in the studio"] * 2
 
 
 def test_the_pairs_of_a_few_shot_prompt_are_demonstrations_of_their_own(

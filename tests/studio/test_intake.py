@@ -229,6 +229,7 @@ def test_one_id_for_two_texts_gets_two_ids(store: Store, admin: Account) -> None
             "used twice",
         ),
         ("a.jsonl", jsonl({"id": "x" * 129, "text": "one"}), "at most 128"),
+        ("a.jsonl", jsonl({"id": "x\ny", "text": "one"}), "an id is one line of text"),
         ("../../etc/a.jsonl", b"{", "a.jsonl, line 1: not valid JSON"),
     ],
 )
@@ -241,6 +242,12 @@ def test_a_file_that_is_wrong_is_named_in_one_line(
     assert "\n" not in str(error.value)
     assert "tutelage-" not in str(error.value)  # no temporary folder
     assert count(store, prompts) == count(store, imports) == 0
+
+
+@pytest.mark.attack("names of files that lead elsewhere or are too long for the disk")
+@pytest.mark.parametrize("name", ["..", ".", "a/..", "", "\N{FOX FACE}" * 200 + ".jsonl", "..\\..\\a.jsonl"])
+def test_any_name_of_a_file_will_do(store: Store, admin: Account, name: str) -> None:
+    assert intake.bring_in(store, admin, name, jsonl({"id": "x", "text": "one"})).kept == 1
 
 
 @pytest.mark.attack("replacing a prompt's text by importing its id again")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Sequence
 
 from tutelage.studio.outfolder import MANIFEST
@@ -59,7 +61,12 @@ def card(counts: dict[str, int], *, groups: Sequence[str], kinds: Sequence[str],
         counts=told,
         files="\n".join(f"| {file} | {what} |" for file, what in rows),
         labelers=f"{counts['labelers']:,} labeler{'s'[: counts['labelers'] != 1]}",
-        groups=", ".join(groups) or "(none yet)",
+        groups=", ".join(map(_plain, groups)) or "(none yet)",
         kinds=", ".join(kinds) or "none",
     )
     return f"---\nconfigs:\n{configs}tags:\n- human-feedback\n- rlhf\n---\n\n{body}"
+
+
+def _plain(name: str) -> str:
+    """A name that somebody gave, as text: neither HTML nor Markdown."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(name, quote=False))

@@ -11,7 +11,7 @@ import importlib
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,9 +23,9 @@ from tutelage.records import Demonstration, Ranking, UserError
 from tutelage.studio.card import card
 from tutelage.studio.filing import chunks
 from tutelage.studio.harvest import answer_ids, harvest, pseudonym
-from tutelage.studio.intake import prompt_of
+from tutelage.studio.intake import WRITTEN, prompt_of
 from tutelage.studio.outfolder import whole
-from tutelage.studio.schema import actions, answers, prompts, votes
+from tutelage.studio.schema import accounts, actions, answers, prompts, votes
 from tutelage.studio.statements import ASIDE_PROMPTS
 from tutelage.studio.store import Store
 
@@ -124,10 +124,12 @@ def _open(path: Path) -> IO[bytes]:
 
 def _write_prompts(tx: Connection, folder: Path) -> int:
     ids = sorted(tx.execute(sa.select(prompts.c.id).where(prompts.c.id.not_in(ASIDE_PROMPTS))).scalars())
+    named = {f"written by {name}" for name in tx.execute(sa.select(accounts.c.name)).scalars()}  # by older versions
     with _open(folder / "prompts.jsonl") as file:
         for part in chunks(ids):
             found = {row.id: row for row in tx.execute(sa.select(prompts).where(prompts.c.id.in_(part))).all()}
-            file.writelines(_line(prompt_of(found[name])) for name in part)
+            for prompt in (prompt_of(found[name]) for name in part):
+                file.write(_line(replace(prompt, source=WRITTEN) if prompt.source in named else prompt))
     return len(ids)
 
 

@@ -31,10 +31,12 @@ LARGEST_INT = 2**31 - 1  # of an INTEGER column in PostgreSQL
 
 
 def fits(where: str, prompt: Prompt) -> None:
-    """Refuse names that are longer than their columns. Raises UserError."""
+    """Refuse names that are longer than their columns, or that no address of a page can hold. Raises UserError."""
     for name, value, limit in (("id", prompt.id, 128), ("user", prompt.user, 128)):
         if len(value) > limit:
             raise UserError(f"{where}: field {name!r} {value[:40]!r}… has {len(value)} characters; at most {limit}")
+    if len(prompt.id.splitlines()) > 1 or "\0" in prompt.id:
+        raise UserError(f"{where}: field 'id' {prompt.id[:40]!r} holds a line break or NUL; an id is one line of text")
 
 
 def chunks(rows: Sequence[Any], size: int = CHUNK) -> Iterator[Sequence[Any]]:

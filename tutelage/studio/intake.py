@@ -50,6 +50,8 @@ PROMPT_FLAGS = (
 )
 """What may be said of a prompt: the paper's Table 7."""
 
+WRITTEN = "written in the studio"
+"""Source of a prompt that was written by hand: who wrote it is in the audit trail, and goes into no export."""
 SHOWN = 200  # characters of a dropped prompt that are kept, to recognise it by
 BYTES_PER_TOKEN = 4
 """The studio loads no tokenizer; English text has about four bytes to a token. Training counts exactly."""
@@ -98,11 +100,11 @@ def bring_in(
     training split) or goes beyond what one user may give; what belongs to it goes with it. The file is read as if it
     had no columns `ignore`.
     """
-    name = Path(filename.replace("\\", "/")).name or "upload"
+    name = Path(filename.replace("\\", "/")).name.strip(".") or "upload"
     if not name.isprintable():
         raise UserError("the file's name holds characters that cannot be shown; rename it")
     with tempfile.TemporaryDirectory(prefix="tutelage-") as folder:
-        path = Path(folder) / name[-128:]
+        path = Path(folder) / name.encode()[-128:].decode(errors="ignore")  # systems allow 255 bytes
         path.write_bytes(content)
         try:
             found = load(path, UPLOAD, ignore=ignore)
@@ -217,7 +219,7 @@ def write_prompt(
 
     user: whom the prompt came from; all prompts of one user are in one split. Left empty, the text decides the split.
     """
-    prompt = _written(account, text.strip(), use_case=use_case, kind=kind, flags=flags, user=user)
+    prompt = _written(text.strip(), use_case=use_case, kind=kind, flags=flags, user=user)
     with store.write() as tx:
         one_at_a_time(tx)
         collected = collect([prompt], existing=_known(tx), count_tokens=about_tokens, max_tokens=max_tokens)
@@ -255,7 +257,7 @@ def write_few_shot(
     for query, response in pairs:
         before = "".join(f"Query: {q}\nResponse: {r}\n\n" for q, r in pairs if (q, r) != (query, response))
         text = f"{instruction}\n\n{before}Query: {query}\nResponse:"
-        made = _written(account, text, use_case=use_case, kind="few-shot", flags=flags, user="")
+        made = _written(text, use_case=use_case, kind="few-shot", flags=flags, user="")
         if about_tokens(text) > MAX_PROMPT_TOKENS:
             raise UserError(f"not added, too long: with its examples about {about_tokens(text):,} tokens")
         rows.append((replace(made, split=split), response))
@@ -270,7 +272,7 @@ def write_few_shot(
     return [prompt.id for prompt, _ in rows]
 
 
-def _written(account: Account, text: str, *, use_case: str, kind: str, flags: Sequence[str], user: str) -> Prompt:
+def _written(text: str, *, use_case: str, kind: str, flags: Sequence[str], user: str) -> Prompt:
     if "\0" in text or "\0" in user:
         raise UserError("not added, the text holds a NUL character")
     unknown = [flag for flag in flags if flag not in PROMPT_FLAGS]
@@ -284,7 +286,7 @@ def _written(account: Account, text: str, *, use_case: str, kind: str, flags: Se
             use_case=use_case,
             kind=kind,
             flags=tuple(flags),
-            source=f"written by {account.name}",
+            source=WRITTEN,
         )
     except FieldError as error:
         raise UserError(f"not added, {error}") from None
